@@ -1,0 +1,68 @@
+//! The engine decides. It is pure: no clock, no IO, no randomness, no log; `now` is an
+//! argument, and everything it does is data that somebody else records and carries out.
+//!
+//! The daemon, `simulate`, the property tests and the seeded simulation run this same code.
+
+pub mod command;
+pub mod event;
+pub mod plan;
+pub mod record;
+pub mod span;
+pub mod status;
+pub mod units;
+
+use jiff::Timestamp;
+
+use self::{
+    command::Command,
+    event::Event,
+    units::{BitsPerSecond, Bytes, MachineId, Traffic},
+};
+
+/// What the world shows at one instant.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observation {
+    /// New traffic, per machine, with the span in which it arrived.
+    pub traffic: Vec<Sample>,
+    /// What people said, in order. They come after the traffic.
+    pub commands: Vec<Command>,
+}
+
+/// Traffic of a machine over the span `(from, to]`, taken as evenly spread.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Whose.
+    pub machine: MachineId,
+    /// When the reading before was taken.
+    pub from: Timestamp,
+    /// When this one was.
+    pub to: Timestamp,
+    /// What moved between them.
+    pub traffic: Traffic,
+}
+
+/// What a step wants done. Every effect is idempotent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Something happened; it is recorded, and shown to whom it concerns.
+    Event(Event),
+    /// From now on this is what a machine's packets should see.
+    Enforce(MachineId, Enforcement),
+}
+
+/// What a machine's packets should see: a level, not an edge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Enforcement {
+    /// Everything passes.
+    #[default]
+    None,
+    /// Each direction shaped to a rate.
+    Throttle(BitsPerSecond),
+    /// This much more, then nothing.
+    Cap {
+        /// Left as of the step.
+        remaining: Bytes,
+    },
+    /// Nothing passes; link down.
+    Suspend,
+}
