@@ -91,7 +91,8 @@ pub struct KernelCounters {
 pub enum LinkChange {
     /// There is such an interface: new, renamed, or changed in some other way.
     Present(Link),
-    /// There is none any more; this was its last state, with its last counters.
+    /// There is none any more; this was its last state. A tap's counters are its last; of a
+    /// veth's, `sent` is 0, as it was the counter of a peer that it has lost by then.
     Gone(Link),
     /// Someone, perhaps we, changed the qdiscs or classes of an interface.
     QdiscChanged {
@@ -122,12 +123,17 @@ impl Links {
     /// Subscribes to changes: what is asked for afterwards misses none. Panics outside of a
     /// tokio runtime.
     pub fn open() -> Result<Self, NetlinkError> {
+        Self::open_with_buffer(EVENT_BUFFER)
+    }
+
+    /// As [`Links::open`], with room for this many bytes of events.
+    pub fn open_with_buffer(bytes: usize) -> Result<Self, NetlinkError> {
         let subscribe = || -> io::Result<AsyncFd<Socket>> {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             // Forcing past net.core.rmem_max takes CAP_NET_ADMIN of the first namespace.
             use rustix::net::sockopt;
-            sockopt::set_socket_recv_buffer_size_force(socket.as_fd(), EVENT_BUFFER)
-                .or_else(|_| sockopt::set_socket_recv_buffer_size(socket.as_fd(), EVENT_BUFFER))?;
+            sockopt::set_socket_recv_buffer_size_force(socket.as_fd(), bytes)
+                .or_else(|_| sockopt::set_socket_recv_buffer_size(socket.as_fd(), bytes))?;
             socket.bind(&SocketAddr::new(0, 0))?;
             socket.add_membership(libc::RTNLGRP_LINK)?;
             socket.add_membership(libc::RTNLGRP_TC)?;
