@@ -236,7 +236,9 @@ fn inspect(requests: &mut Requests, ifindex: u32) -> Result<Found, ShapingError>
     Ok(Found {
         root: root::read(requests, ifindex)?,
         ifb: ifb::of(requests, ifindex)?.map(|ifb| ifb.ifindex),
-        ingress: qdisc::ingress(requests, ifindex)?.map(|ingress| ingress.kind),
+        ingress: qdisc::qdiscs(requests, ifindex)?
+            .ingress()
+            .map(|ingress| ingress.kind.clone()),
     })
 }
 

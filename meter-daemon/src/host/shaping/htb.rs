@@ -13,8 +13,8 @@ const TCA_HTB_OFFLOAD: u16 = 9;
 /// Nanoseconds in a tick of the packet scheduler: PSCHED_SHIFT is 6 since Linux 2.6.31.
 const TICK: u128 = 64;
 
-/// Where the counter of unclassified packets stands in `struct tc_htb_glob`.
-const DIRECT_PACKETS: std::ops::Range<usize> = 16..20;
+/// The version of HTB that the kernel takes. It shows a minor number beside (HTB_VER).
+const VERSION: u32 = 3;
 
 /// A class of ours. Rates are bytes a second.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,8 +80,8 @@ impl HtbClass {
 
 /// The root qdisc's options: unclassified packets go to the class of this minor number.
 pub(super) fn root_options(default_class: u16) -> Vec<u8> {
-    // The kernel takes version 3 only. Rate2quantum is for classes without a quantum.
-    let init = [3, 10, u32::from(default_class), 0, 0];
+    // Rate2quantum is for classes without a quantum.
+    let init = [VERSION, 10, u32::from(default_class), 0, 0];
     let init = init.iter().flat_map(|number| number.to_ne_bytes());
     options(vec![(TCA_HTB_INIT, init.collect())])
 }
@@ -91,14 +91,14 @@ pub(super) fn default_class(options: &[u8]) -> Option<u32> {
     u32_at(attribute(options, TCA_HTB_INIT)?, 8)
 }
 
-/// The root qdisc's options without what counts.
-pub(super) fn without_counters(dumped: &[u8]) -> Vec<u8> {
-    let attributes = netlink::attributes(dumped).map(|(kind, value)| {
+/// A root qdisc's options as the kernel takes them, from how it shows them: with the major
+/// version only, and without the number of unclassified packets, which is a counter.
+pub(super) fn taken(shown: &[u8]) -> Vec<u8> {
+    let attributes = netlink::attributes(shown).map(|(kind, value)| {
         let mut value = value.to_vec();
-        if kind == TCA_HTB_INIT
-            && let Some(counter) = value.get_mut(DIRECT_PACKETS)
-        {
-            counter.fill(0);
+        if kind == TCA_HTB_INIT && value.len() >= 20 {
+            value[..4].copy_from_slice(&VERSION.to_ne_bytes());
+            value[16..20].fill(0);
         }
         (kind, value)
     });

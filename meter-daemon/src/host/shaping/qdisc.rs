@@ -5,7 +5,6 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcHeader, TcMessage},
 };
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::host::netlink::{NetlinkError, Reply, Request, Requests, attribute, text};
@@ -48,34 +47,41 @@ pub(super) enum Put {
     Replace,
 }
 
-/// The root qdisc; `None` for the built-in one of an interface that is down.
-pub(super) fn root(requests: &mut Requests, ifindex: u32) -> Result<Option<Node>, NetlinkError> {
-    qdisc_at(requests, ifindex, ROOT)
+/// The qdiscs of an interface that the kernel shows.
+///
+/// The kernel lists those of all interfaces, so this is not for the ordinary case. To ask for
+/// one by its parent would be no better: that answer goes to everybody who listens to
+/// changes (qdisc_get_notify), ourselves among them.
+pub(super) fn qdiscs(requests: &mut Requests, ifindex: u32) -> Result<Qdiscs, NetlinkError> {
+    let replies = requests.dump(
+        "list the qdiscs",
+        &RouteNetlinkMessage::GetQueueDiscipline(message(ifindex, 0, 0)),
+    )?;
+    Ok(Qdiscs(
+        replies
+            .iter()
+            .filter_map(|reply| node(reply, ifindex))
+            .collect(),
+    ))
 }
 
-/// The ingress or clsact qdisc.
-pub(super) fn ingress(requests: &mut Requests, ifindex: u32) -> Result<Option<Node>, NetlinkError> {
-    qdisc_at(requests, ifindex, INGRESS)
-}
+/// The qdiscs of an interface.
+pub(super) struct Qdiscs(Vec<Node>);
 
-/// The qdisc below `parent`; `None` where there is none but what the kernel put there itself.
-pub(super) fn qdisc_at(
-    requests: &mut Requests,
-    ifindex: u32,
-    parent: u32,
-) -> Result<Option<Node>, NetlinkError> {
-    let answer = requests.get(
-        &format!(
-            "read the qdisc at {} of interface {ifindex}",
-            Handle(parent)
-        ),
-        RouteNetlinkMessage::GetQueueDiscipline(message(ifindex, 0, parent)),
-    );
-    match answer {
-        Ok(reply) => Ok(reply.as_ref().and_then(node)),
-        // EINVAL: it is one that the kernel does not show (tc_qdisc_dump_ignore).
-        Err(error) if error.is(Errno::NOENT) || error.is(Errno::INVAL) => Ok(None),
-        Err(error) => Err(error),
+impl Qdiscs {
+    /// The one at the root; `None` for the built-in one of an interface that is down.
+    pub(super) fn root(&self) -> Option<&Node> {
+        self.below(ROOT)
+    }
+
+    /// An `ingress` or `clsact`.
+    pub(super) fn ingress(&self) -> Option<&Node> {
+        self.below(INGRESS)
+    }
+
+    /// The one below a class.
+    pub(super) fn below(&self, parent: u32) -> Option<&Node> {
+        self.0.iter().find(|qdisc| qdisc.parent == parent)
     }
 }
 
@@ -85,7 +91,10 @@ pub(super) fn classes(requests: &mut Requests, ifindex: u32) -> Result<Vec<Node>
         &format!("list the classes of interface {ifindex}"),
         &RouteNetlinkMessage::GetTrafficClass(message(ifindex, 0, 0)),
     )?;
-    Ok(replies.iter().filter_map(node).collect())
+    Ok(replies
+        .iter()
+        .filter_map(|reply| node(reply, ifindex))
+        .collect())
 }
 
 /// Whether a qdisc or class has filters.
@@ -162,8 +171,12 @@ fn message(ifindex: u32, handle: u32, parent: u32) -> TcMessage {
     message
 }
 
-fn node(reply: &Reply) -> Option<Node> {
+/// What a reply shows, if it is of this interface.
+fn node(reply: &Reply, ifindex: u32) -> Option<Node> {
     let header = TcHeader::parse(reply).ok()?;
+    if header.index != ifindex.cast_signed() {
+        return None;
+    }
     let attributes = reply.get(TC_HEADER..)?;
     Some(Node {
         kind: attribute(attributes, TCA_KIND).map(text)?,

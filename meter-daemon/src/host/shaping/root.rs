@@ -3,8 +3,8 @@
 use super::{
     Change, RootAfter, SavedRoot, ShapingError,
     htb::{self, HtbClass},
-    qdisc::{self, Put, ROOT},
-    tree::{BULK, HANDLE, Tree},
+    qdisc::{self, Node, Put, ROOT},
+    tree::{BULK, HANDLE, MAJOR_MASK, Tree},
 };
 use crate::{engine::units::BitsPerSecond, host::netlink::Requests};
 
@@ -42,48 +42,60 @@ pub(super) fn read(requests: &mut Requests, ifindex: u32) -> Result<Root, Shapin
 }
 
 fn standing(requests: &mut Requests, ifindex: u32) -> Result<Standing, ShapingError> {
-    let without_classes = |root| {
-        Ok(Standing {
-            root,
-            classes: Vec::new(),
-        })
-    };
-    let Some(root) = qdisc::root(requests, ifindex)? else {
-        return without_classes(Root::None);
-    };
-    // Only the kernel makes qdiscs without a handle (attach_one_default_qdisc).
-    if root.handle == 0 {
-        return without_classes(match root.kind.as_str() {
-            "noqueue" => Root::None,
-            _ => Root::Default(root.kind),
-        });
-    }
     let classes = qdisc::classes(requests, ifindex)?;
-    if root.handle != HANDLE {
-        let kind = root.kind.clone();
-        let saved = SavedRoot::read(requests, ifindex, root, classes)?;
-        return without_classes(match saved {
+    // The ordinary case, without a list of all interfaces' qdiscs.
+    if let Some(ours) = ours(&classes) {
+        return Ok(ours);
+    }
+    let qdiscs = qdisc::qdiscs(requests, ifindex)?;
+    let root = match qdiscs.root() {
+        None => Root::None,
+        // Only the kernel makes qdiscs without a handle (attach_one_default_qdisc).
+        Some(root) if root.handle == 0 && root.kind == "noqueue" => Root::None,
+        Some(root) if root.handle == 0 => Root::Default(root.kind.clone()),
+        Some(root) if root.handle == HANDLE => torso(root),
+        Some(root) => match SavedRoot::read(requests, ifindex, &qdiscs, root.clone(), classes)? {
             Ok(saved) => Root::Restorable(saved),
-            Err(why) => Root::Foreign { kind, why },
-        });
-    }
-    if root.kind != "htb" || htb::default_class(&root.options) != Some(u32::from(BULK)) {
-        return without_classes(Root::Foreign {
-            kind: root.kind,
-            why: "it has our handle, but is not what we make".to_owned(),
-        });
-    }
-    let classes: Vec<HtbClass> = classes.iter().filter_map(HtbClass::parse).collect();
-    let rate = classes
-        .iter()
-        .find(|class| class.parent == ROOT)
-        .map_or(0, |class| class.rate * 8);
+            Err(why) => Root::Foreign {
+                kind: root.kind.clone(),
+                why,
+            },
+        },
+    };
     Ok(Standing {
+        root,
+        classes: Vec::new(),
+    })
+}
+
+/// Our tree, by its classes.
+fn ours(classes: &[Node]) -> Option<Standing> {
+    let classes: Vec<HtbClass> = classes
+        .iter()
+        .filter(|class| class.handle & MAJOR_MASK == HANDLE)
+        .filter_map(HtbClass::parse)
+        .collect();
+    let rate = classes.iter().find(|class| class.parent == ROOT)?.rate * 8;
+    Some(Standing {
         root: Root::Ours {
             rate: BitsPerSecond(rate),
         },
         classes,
     })
+}
+
+/// A root with our handle and no classes: what is left when somebody has deleted them.
+fn torso(root: &Node) -> Root {
+    if root.kind == "htb" && htb::default_class(&root.options) == Some(u32::from(BULK)) {
+        Root::Ours {
+            rate: BitsPerSecond(0),
+        }
+    } else {
+        Root::Foreign {
+            kind: root.kind.clone(),
+            why: "it has our handle, but is not what we make".to_owned(),
+        }
+    }
 }
 
 /// Makes our tree stand; returns what stood before.
@@ -154,8 +166,9 @@ pub(super) fn give_back(
         Ok(()) => {}
         // Somebody was quicker.
         Err(error) if error.is(rustix::io::Errno::EXIST) => {
-            let kind = qdisc::root(requests, ifindex)?.map_or_else(String::new, |root| root.kind);
-            return Ok(RootAfter::ForeignLeftAlone(kind));
+            let qdiscs = qdisc::qdiscs(requests, ifindex)?;
+            let kind = qdiscs.root().map_or("", |root| &root.kind);
+            return Ok(RootAfter::ForeignLeftAlone(kind.to_owned()));
         }
         Err(error) => return Err(error.into()),
     }

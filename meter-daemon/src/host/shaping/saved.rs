@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     htb,
-    qdisc::{self, Node, Put, ROOT},
+    qdisc::{self, Node, Put, Qdiscs, ROOT},
 };
 use crate::host::netlink::{NetlinkError, Requests};
 
@@ -39,46 +39,32 @@ impl SavedRoot {
     pub(super) fn read(
         requests: &mut Requests,
         ifindex: u32,
+        qdiscs: &Qdiscs,
         mut root: Node,
         classes: Vec<Node>,
     ) -> Result<Result<Self, String>, NetlinkError> {
-        let refuse = |why: String| Ok(Err(why));
-        if !matches!(root.kind.as_str(), "htb" | "tbf") {
-            return refuse("only HTB and TBF are".to_owned());
-        }
-        if root.has_size_table {
-            return refuse("it has a size table".to_owned());
-        }
-        if root.kind == "htb" {
-            if htb::is_offloaded(&root.options) {
-                return refuse("it is offloaded to the network card".to_owned());
-            }
-            root.options = htb::without_counters(&root.options);
-        }
         let (mut own, others): (Vec<Node>, Vec<Node>) = classes
             .into_iter()
             .partition(|class| class.handle >> 16 == root.handle >> 16);
-        if others.iter().any(|class| class.leaf != 0) {
-            return refuse("its leaves have leaves of their own".to_owned());
+        if let Some(why) = obstacle(&root, &others) {
+            return Ok(Err(why));
         }
-        let filtered = std::iter::once(root.handle).chain(own.iter().map(|class| class.handle));
         if root.kind == "htb" {
-            for parent in filtered {
-                if qdisc::has_filters(requests, ifindex, parent)? {
-                    return refuse("it has filters".to_owned());
+            root.options = htb::taken(&root.options);
+            for parent in std::iter::once(&root).chain(&own) {
+                if qdisc::has_filters(requests, ifindex, parent.handle)? {
+                    return Ok(Err("it has filters".to_owned()));
                 }
             }
         }
         let mut leaves = Vec::new();
-        for class in own.iter().filter(|class| class.leaf != 0) {
-            let leaf = qdisc::qdisc_at(requests, ifindex, class.handle)?;
-            match leaf {
-                Some(leaf) if leaf.has_size_table => {
-                    return refuse(format!("its leaf `{}` has a size table", leaf.kind));
-                }
-                Some(leaf) if KNOWN_LEAVES.contains(&leaf.kind.as_str()) => leaves.push(leaf),
-                Some(leaf) => return refuse(format!("it has a leaf `{}`", leaf.kind)),
+        for class in &own {
+            match qdiscs.below(class.handle) {
                 None => {}
+                Some(leaf) if !leaf.has_size_table && KNOWN_LEAVES.contains(&&*leaf.kind) => {
+                    leaves.push(leaf.clone());
+                }
+                Some(leaf) => return Ok(Err(format!("it has a leaf `{}`", leaf.kind))),
             }
         }
         if root.kind == "tbf" {
@@ -111,6 +97,22 @@ impl SavedRoot {
         );
         requests.apply(batch)
     }
+}
+
+/// What of the root itself, or of classes below its leaves, could not be put back.
+fn obstacle(root: &Node, others: &[Node]) -> Option<String> {
+    let why = if !matches!(root.kind.as_str(), "htb" | "tbf") {
+        "only HTB and TBF can be"
+    } else if root.has_size_table {
+        "it has a size table"
+    } else if root.kind == "htb" && htb::is_offloaded(&root.options) {
+        "it is offloaded to the network card"
+    } else if others.iter().any(|class| class.leaf != 0) {
+        "its leaves have leaves of their own"
+    } else {
+        return None;
+    };
+    Some(why.to_owned())
 }
 
 /// In an order in which they can be made.

@@ -30,6 +30,9 @@ pub const SMALL_CLASSES: u16 = 8;
 /// The root qdisc's handle.
 pub(super) const HANDLE: u32 = (MAJOR as u32) << 16;
 
+/// What of a handle is its qdisc's.
+pub(super) const MAJOR_MASK: u32 = 0xffff_0000;
+
 const ALL: u16 = 0x1;
 /// The leaves have handles of their own, so that a repair finds them where it left them.
 const BULK_LEAF: u32 = 0x6d75_0000;
