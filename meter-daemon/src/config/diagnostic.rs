@@ -109,6 +109,12 @@ impl Diagnostics {
         self.list.len()
     }
 
+    /// How many of them stop the configuration from being taken.
+    #[must_use]
+    pub fn errors(&self) -> usize {
+        self.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
+    }
+
     /// As people read them: each with file, line, column, the offending text underlined,
     /// and what to write instead. Coloured for a terminal, or plain.
     #[must_use]

@@ -71,6 +71,11 @@ impl Problems {
         self.0.borrow_mut().retain(keep);
     }
 
+    /// Takes over another's problems.
+    pub(super) fn absorb(&self, other: Self) {
+        self.0.borrow_mut().extend(other.into_list());
+    }
+
     pub(super) fn into_list(self) -> Vec<Problem> {
         self.0.into_inner()
     }
@@ -130,6 +135,12 @@ impl<'t> Table<'t> {
     /// Whether a key is there, readable or not.
     pub(super) fn has(&self, key: &str) -> bool {
         self.entries.contains_key(key)
+    }
+
+    /// Whether a key's value is a word, for keys that take a word or a number.
+    pub(super) fn is_word(&self, key: &str) -> bool {
+        let text = self.entries.get(key).and_then(|value| value.get_ref().as_str());
+        text.is_some_and(|text| text.trim().parse::<i64>().is_err())
     }
 
     /// Where a key's value stands; the table's own place where it is absent.
