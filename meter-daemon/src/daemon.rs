@@ -244,9 +244,9 @@ impl Node {
         let config = std::sync::Arc::clone(&self.config);
         match change {
             LinkChange::Present(link) => {
-                self.terms_changed |= self.interfaces.present(link, &config, now);
+                self.interfaces.present(link, &config, now);
             }
-            LinkChange::Gone(link) => self.terms_changed |= self.interfaces.gone(link.ifindex),
+            LinkChange::Gone(link) => self.interfaces.gone(link.ifindex),
             LinkChange::QdiscChanged { ifindex } => {
                 self.qdiscs_changed |= self.enforcer.touches(ifindex);
             }
@@ -259,7 +259,7 @@ impl Node {
             self.tick(links).await;
             return;
         }
-        if self.discovery_is_due()
+        if self.interfaces.has_changed()
             && let Err(failure) = self.discover(links).await
         {
             self.failed(&failure);
@@ -281,7 +281,7 @@ impl Node {
         self.audit(&dump)?;
         let now = crate::host::clock::now().monotonic;
         let config = std::sync::Arc::clone(&self.config);
-        self.terms_changed |= self.interfaces.replace(dump, &config, now);
+        self.interfaces.replace(dump, &config, now);
         self.check_hooks()?;
         self.discover(links).await?;
         self.poll().await
@@ -331,7 +331,6 @@ impl Node {
         self.config = std::sync::Arc::new(new);
         self.interfaces.claim_again(&self.config);
         self.terms_changed = true;
-        self.reclaim = true;
         self.pending.push(records::reloaded(now, changes));
         self.poll().await
     }

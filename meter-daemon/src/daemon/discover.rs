@@ -39,7 +39,8 @@ impl Node {
 
         let mut next = self.engine.clone();
         let mut effects = Vec::new();
-        if std::mem::take(&mut self.terms_changed) || !opened.is_empty() {
+        let claims_changed = self.interfaces.take_changed() || self.terms_changed;
+        if claims_changed || !opened.is_empty() {
             let terms = Arc::new(self.known.terms(&self.interfaces, &self.config));
             effects = next.set_terms(now, terms);
         }
@@ -47,10 +48,14 @@ impl Node {
         batch.slots = opened.into_iter().chain(renamed).collect();
         batch.highest = self.interfaces.highest_if_grown();
         batch.notes = self.known.news(&self.interfaces, &self.config);
-        if !batch.slots.is_empty() || !effects.is_empty() || batch.highest.is_some() {
-            self.commit(&batch, next).inspect_err(|_| self.terms_changed = true)?;
+        if claims_changed || !batch.slots.is_empty() || batch.highest.is_some() {
+            if let Err(failure) = self.commit(&batch, next) {
+                self.interfaces.still_changed();
+                return Err(failure.into());
+            }
         }
 
+        self.terms_changed = false;
         self.attach_all();
         self.credit_all(links).await?;
         if closing {

@@ -60,6 +60,10 @@ pub(crate) struct Node {
     pub(super) attached: BTreeMap<u32, u32>,
     /// Who is metered, or how, is other than the engine was told.
     pub(super) terms_changed: bool,
+    /// A qdisc changed on an interface that has a shaper of ours.
+    pub(super) qdiscs_changed: bool,
+    /// Link events were lost.
+    pub(super) overrun: bool,
     /// Slots whose interface is gone or has another owner: their next delta is the last.
     pub(super) closing: BTreeSet<Slot>,
     /// Up to when everything is in the ledger.
