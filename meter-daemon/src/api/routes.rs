@@ -457,3 +457,7 @@ fn refuse(problem: Problem) -> Response {
     let json = HeaderValue::from_static("application/problem+json");
     (status, [(header::CONTENT_TYPE, json)], body.to_string()).into_response()
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -81,8 +81,8 @@ pub(super) struct Unset {
     /// Whose terms
     machine: String,
     /// Which of them
-    #[arg(value_parser = ["plan", "allowance", "renewal-day", "cost-limit", "auto-unsuspend"])]
-    key: String,
+    #[arg(value_name = "KEY", value_parser = ["plan", "allowance", "renewal-day", "cost-limit", "auto-unsuspend"])]
+    setting: String,
     #[command(flatten)]
     how: How,
 }
@@ -144,7 +144,7 @@ pub(super) fn set(args: &Set, context: &Context) -> Result<(), Failure> {
 }
 
 pub(super) fn unset(args: &Unset, context: &Context) -> Result<(), Failure> {
-    let body = json!({"key": args.key});
+    let body = json!({"key": args.setting});
     command(context, &["v1", "machines", &args.machine, "unset"], body, &args.how)
 }
 
