@@ -37,8 +37,16 @@ impl Daemon {
                 let _ = call.answer.send(answer(&call.ask));
             }
         });
-        runtime.spawn(api::serve(listener, calls, Access::default(), Limits::default()));
-        Self { _runtime: runtime, directory }
+        runtime.spawn(api::serve(
+            listener,
+            calls,
+            Access::default(),
+            Limits::default(),
+        ));
+        Self {
+            _runtime: runtime,
+            directory,
+        }
     }
 
     fn meterd(&self, arguments: &[&str]) -> Command {
@@ -56,12 +64,19 @@ fn configured() -> tempfile::TempDir {
 
 fn meterd(directory: &tempfile::TempDir, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_meterd"));
-    command.args(arguments).arg("--config").arg(directory.path().join("meterd.toml"));
+    command
+        .args(arguments)
+        .arg("--config")
+        .arg(directory.path().join("meterd.toml"));
     command
 }
 
 fn ran(mut command: Command) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = command.output().unwrap();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code().unwrap(), text(stdout), text(stderr))
 }
@@ -93,10 +108,16 @@ fn status_is_a_table_for_people_and_an_array_for_programs_of_one_machine_too() {
     assert!(!out.contains('\x1b'), "no colour in a pipe: {out:?}");
     for arguments in [&["status", "--json"][..], &["status", "web1", "--json"]] {
         let (code, out, _) = ran(daemon.meterd(arguments));
-        assert_eq!((code, serde_json::from_str::<Value>(&out).unwrap()), (0, status()));
+        assert_eq!(
+            (code, serde_json::from_str::<Value>(&out).unwrap()),
+            (0, status())
+        );
     }
     let (_, card, _) = ran(daemon.meterd(&["status", "web1"]));
-    assert!(card.contains("5 MB of 10 MB, 50 %") && card.contains("in 11 days"), "{card}");
+    assert!(
+        card.contains("5 MB of 10 MB, 50 %") && card.contains("in 11 days"),
+        "{card}"
+    );
 }
 
 #[test]
@@ -130,11 +151,17 @@ fn a_wrong_command_line_is_64_and_a_missing_configuration_78_and_no_daemon_69() 
     let directory = configured();
     let (code, out, err) = ran(meterd(&directory, &["top-up", "web1", "lots"]));
     assert_eq!((code, out.as_str()), (64, ""));
-    assert!(err.starts_with("error: ") && err.contains("1.5 TiB"), "{err}");
+    assert!(
+        err.starts_with("error: ") && err.contains("1.5 TiB"),
+        "{err}"
+    );
 
     let (code, _, err) = ran(meterd(&directory, &["status"]));
     assert_eq!(code, 69);
-    assert!(err.contains("meterd.sock") && err.contains("systemctl start meterd"), "{err}");
+    assert!(
+        err.contains("meterd.sock") && err.contains("systemctl start meterd"),
+        "{err}"
+    );
 
     std::fs::remove_file(directory.path().join("meterd.toml")).unwrap();
     let (code, _, err) = ran(meterd(&directory, &["status"]));
@@ -155,7 +182,10 @@ fn who_may_not_open_the_socket_is_told_who_may_with_77() {
     let program = daemon.directory.path().join("meterd");
     std::fs::copy(env!("CARGO_BIN_EXE_meterd"), &program).unwrap();
     let mut command = Command::new(program);
-    command.arg("status").arg("--config").arg(daemon.directory.path().join("meterd.toml"));
+    command
+        .arg("status")
+        .arg("--config")
+        .arg(daemon.directory.path().join("meterd.toml"));
     command.uid(65_534).gid(65_534);
     let (code, _, err) = ran(command);
     assert_eq!(code, 77, "{err}");
@@ -165,7 +195,11 @@ fn who_may_not_open_the_socket_is_told_who_may_with_77() {
 #[test]
 fn a_reader_who_has_seen_enough_is_not_an_error() {
     let daemon = Daemon::new(|_| Answer::Json((0..100_000).map(event).collect()));
-    for arguments in [&["events"][..], &["events", "--json"], &["completions", "bash"]] {
+    for arguments in [
+        &["events"][..],
+        &["events", "--json"],
+        &["completions", "bash"],
+    ] {
         let mut child = daemon
             .meterd(arguments)
             .stdout(Stdio::piped())
@@ -177,15 +211,26 @@ fn a_reader_who_has_seen_enough_is_not_an_error() {
         out.read_line(&mut line).unwrap();
         drop(out);
         let mut err = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-        assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(0), ""), "{arguments:?}");
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut err)
+            .unwrap();
+        assert_eq!(
+            (child.wait().unwrap().code(), err.as_str()),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
     }
 }
 
 #[test]
 fn following_shows_what_was_and_then_each_event_once() {
     let daemon = Daemon::new(|ask| {
-        let Ask::Events { after, .. } = ask else { return Answer::Json(json!([])) };
+        let Ask::Events { after, .. } = ask else {
+            return Answer::Json(json!([]));
+        };
         Answer::Json(match after {
             None => json!([event(1), event(2)]),
             Some(2) => json!([event(3)]),
@@ -199,7 +244,11 @@ fn following_shows_what_was_and_then_each_event_once() {
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().take(3);
     let seen: Vec<u64> = lines
-        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()["seq"].as_u64().unwrap())
+        .map(|line| {
+            serde_json::from_str::<Value>(&line.unwrap()).unwrap()["seq"]
+                .as_u64()
+                .unwrap()
+        })
         .collect();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -209,7 +258,13 @@ fn following_shows_what_was_and_then_each_event_once() {
 #[test]
 fn everything_since_an_instant_is_read_page_by_page() {
     let daemon = Daemon::new(|ask| {
-        let Ask::Events { after, since: Some(_), limit, .. } = ask else {
+        let Ask::Events {
+            after,
+            since: Some(_),
+            limit,
+            ..
+        } = ask
+        else {
             return Answer::Problem(Problem::new(500, "test", "since is missing"));
         };
         let first = after.map_or(0, |after| after + 1);
@@ -224,7 +279,13 @@ fn everything_since_an_instant_is_read_page_by_page() {
 #[test]
 fn what_was_typed_reaches_the_daemon_and_what_came_of_it_is_told() {
     let daemon = Daemon::new(|ask| {
-        let Ask::Command { actions, reason, key, dry_run } = ask else {
+        let Ask::Command {
+            actions,
+            reason,
+            key,
+            dry_run,
+        } = ask
+        else {
             return Answer::Metrics(Box::<Figures>::default());
         };
         let said = format!("{actions:?} {reason:?} {key:?}");
@@ -232,7 +293,14 @@ fn what_was_typed_reaches_the_daemon_and_what_came_of_it_is_told() {
         Answer::Json(json!({"dry_run": dry_run, "events": [event]}))
     });
     let (code, out, err) = ran(daemon.meterd(&[
-        "top-up", "web1", "1.5 TB", "--from-pool", "--key", "k1", "--reason", "asked for",
+        "top-up",
+        "web1",
+        "1.5 TB",
+        "--from-pool",
+        "--key",
+        "k1",
+        "--reason",
+        "asked for",
         "--dry-run",
     ]));
     assert_eq!((code, err.as_str()), (0, ""));
@@ -244,10 +312,16 @@ fn what_was_typed_reaches_the_daemon_and_what_came_of_it_is_told() {
         assert!(out.contains(part), "{out}");
     }
     let (_, out, _) = ran(daemon.meterd(&["set", "web1", "allowance=2TB", "cost-limit=none"]));
-    assert!(out.contains("Allowance(Limited(Bytes(2000000000000)))"), "{out}");
+    assert!(
+        out.contains("Allowance(Limited(Bytes(2000000000000)))"),
+        "{out}"
+    );
     assert!(out.contains("CostLimit(None)"), "{out}");
     let (_, out, _) = ran(daemon.meterd(&["lift", "--all", "--for", "24h"]));
-    assert!(out.contains("Lift { machine: None, until: Some(For("), "{out}");
+    assert!(
+        out.contains("Lift { machine: None, until: Some(For("),
+        "{out}"
+    );
 }
 
 #[test]

@@ -74,7 +74,13 @@ impl Fixture {
         });
         let server = tokio::spawn(serve(listener, calls, access, limits));
         let socket = directory.path().join(socket::NAME);
-        Self { _directory: directory, socket, asked, server, end }
+        Self {
+            _directory: directory,
+            socket,
+            asked,
+            server,
+            end,
+        }
     }
 
     async fn raw(&self, request: &str) -> Reply {
@@ -82,16 +88,28 @@ impl Fixture {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut reply = Vec::new();
         let read = stream.read_to_end(&mut reply);
-        timeout(Duration::from_secs(20), read).await.unwrap().unwrap();
+        timeout(Duration::from_secs(20), read)
+            .await
+            .unwrap()
+            .unwrap();
         let reply = String::from_utf8(reply).unwrap();
-        let (head, body) = reply.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{reply:?}"));
+        let (head, body) = reply
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("{reply:?}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let body = serde_json::from_str(body).unwrap_or_else(|_| json!(body));
-        Reply { status, head: head.to_lowercase(), body }
+        Reply {
+            status,
+            head: head.to_lowercase(),
+            body,
+        }
     }
 
     async fn get(&self, path: &str) -> Reply {
-        self.raw(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await
+        self.raw(&format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        ))
+        .await
     }
 
     async fn post(&self, path: &str, headers: &str, body: &str) -> Reply {
@@ -118,19 +136,40 @@ fn done(_: &Ask) -> Answer {
 
 /// Users and groups where nobody is anybody.
 fn nobody() -> Access {
-    Access { users: "/nonexistent".into(), groups: "/nonexistent".into() }
+    Access {
+        users: "/nonexistent".into(),
+        groups: "/nonexistent".into(),
+    }
 }
 
 #[tokio::test]
 async fn every_reading_path_asks_its_question() {
     let door = Fixture::new(done);
     let instant = |text: &str| Some(text.parse().unwrap());
-    let usage = |by, from, to| Ask::Usage { machine: "web1".into(), by, from, to };
+    let usage = |by, from, to| Ask::Usage {
+        machine: "web1".into(),
+        by,
+        from,
+        to,
+    };
     for (path, ask) in [
         ("/v1/machines", Ask::Status { machine: None }),
-        ("/v1/machines/web1", Ask::Status { machine: Some("web1".into()) }),
-        ("/v1/machines/we%2Fb%201", Ask::Status { machine: Some("we/b 1".into()) }),
-        ("/v1/machines/web1/usage", usage(Resolution::Day, None, None)),
+        (
+            "/v1/machines/web1",
+            Ask::Status {
+                machine: Some("web1".into()),
+            },
+        ),
+        (
+            "/v1/machines/we%2Fb%201",
+            Ask::Status {
+                machine: Some("we/b 1".into()),
+            },
+        ),
+        (
+            "/v1/machines/web1/usage",
+            usage(Resolution::Day, None, None),
+        ),
         (
             "/v1/machines/web1/usage?by=minute&from=2026-11-01T00:00:00%2B01:00&to=2026-12-01T00:00:00Z",
             usage(
@@ -139,10 +178,31 @@ async fn every_reading_path_asks_its_question() {
                 instant("2026-12-01T00:00:00Z"),
             ),
         ),
-        ("/v1/machines/web1/usage?by=period", usage(Resolution::Period, None, None)),
-        ("/v1/machines/web1/explain", Ask::Explain { machine: "web1".into() }),
-        ("/v1/machines/web1/offer", Ask::Offer { machine: "web1".into() }),
-        ("/v1/events", Ask::Events { machine: None, since: None, after: None, limit: 1_000 }),
+        (
+            "/v1/machines/web1/usage?by=period",
+            usage(Resolution::Period, None, None),
+        ),
+        (
+            "/v1/machines/web1/explain",
+            Ask::Explain {
+                machine: "web1".into(),
+            },
+        ),
+        (
+            "/v1/machines/web1/offer",
+            Ask::Offer {
+                machine: "web1".into(),
+            },
+        ),
+        (
+            "/v1/events",
+            Ask::Events {
+                machine: None,
+                since: None,
+                after: None,
+                limit: 1_000,
+            },
+        ),
         (
             "/v1/events?machine=web1&since=2026-11-01T00:00:00Z&after=7&limit=99999999",
             Ask::Events {
@@ -153,12 +213,30 @@ async fn every_reading_path_asks_its_question() {
             },
         ),
         ("/v1/invoices", Ask::Invoices { account: None }),
-        ("/v1/invoices?account=acme", Ask::Invoices { account: Some("acme".into()) }),
-        ("/v1/accounts/acme/balance", Ask::Balance { account: "acme".into() }),
+        (
+            "/v1/invoices?account=acme",
+            Ask::Invoices {
+                account: Some("acme".into()),
+            },
+        ),
+        (
+            "/v1/accounts/acme/balance",
+            Ask::Balance {
+                account: "acme".into(),
+            },
+        ),
     ] {
         let reply = door.get(path).await;
-        assert_eq!((reply.status, &reply.body), (200, &json!({"done": true})), "{path}");
-        assert!(reply.head.contains("content-type: application/json"), "{}", reply.head);
+        assert_eq!(
+            (reply.status, &reply.body),
+            (200, &json!({"done": true})),
+            "{path}"
+        );
+        assert!(
+            reply.head.contains("content-type: application/json"),
+            "{}",
+            reply.head
+        );
         assert_eq!(door.last(), ask, "{path}");
     }
 }
@@ -168,25 +246,38 @@ async fn every_changing_path_gives_its_command() {
     use CommandAction::*;
     let door = Fixture::new(done);
     let machine = || MachineId::from("web1");
-    let set = |change| Set { machine: machine(), change };
+    let set = |change| Set {
+        machine: machine(),
+        change,
+    };
     let hours = |hours| Some(Until::For(SignedDuration::from_hours(hours)));
     let at = Some(Until::At("2026-12-01T00:00:00Z".parse().unwrap()));
     for (path, body, actions) in [
         (
             "/v1/machines/web1/top-up",
             r#"{"volume": "1.5 GB"}"#,
-            vec![TopUp { machine: machine(), volume: Volume(1_500_000_000), from_pool: false }],
+            vec![TopUp {
+                machine: machine(),
+                volume: Volume(1_500_000_000),
+                from_pool: false,
+            }],
         ),
         (
             "/v1/machines/web1/top-up",
             r#"{"volume": "1 TiB", "from_pool": true}"#,
-            vec![TopUp { machine: machine(), volume: Volume(1 << 40), from_pool: true }],
+            vec![TopUp {
+                machine: machine(),
+                volume: Volume(1 << 40),
+                from_pool: true,
+            }],
         ),
         (
             "/v1/machines/web1/set",
             r#"{"allowance": "2 TB", "renewal-day": 31, "auto-unsuspend": true}"#,
             vec![
-                set(Change::Allowance(Allowance::Limited(Volume(2_000_000_000_000)))),
+                set(Change::Allowance(Allowance::Limited(Volume(
+                    2_000_000_000_000,
+                )))),
                 set(Change::AutoUnsuspend(true)),
                 set(Change::RenewalDay(31.try_into().unwrap())),
             ],
@@ -203,32 +294,73 @@ async fn every_changing_path_gives_its_command() {
         (
             "/v1/machines/web1/unset",
             r#"{"key": "cost-limit"}"#,
-            vec![Unset { machine: machine(), key: SettingKey::CostLimit }],
+            vec![Unset {
+                machine: machine(),
+                key: SettingKey::CostLimit,
+            }],
         ),
-        ("/v1/machines/web1/suspend", "", vec![Suspend { machine: machine(), until: None }]),
+        (
+            "/v1/machines/web1/suspend",
+            "",
+            vec![Suspend {
+                machine: machine(),
+                until: None,
+            }],
+        ),
         (
             "/v1/machines/web1/suspend",
             r#"{"for": "24h"}"#,
-            vec![Suspend { machine: machine(), until: hours(24) }],
+            vec![Suspend {
+                machine: machine(),
+                until: hours(24),
+            }],
         ),
         (
             "/v1/machines/web1/lift",
             r#"{"until": "2026-12-01T00:00:00Z"}"#,
-            vec![Lift { machine: Some(machine()), until: at }],
+            vec![Lift {
+                machine: Some(machine()),
+                until: at,
+            }],
         ),
-        ("/v1/lift", r#"{"for": "5d"}"#, vec![Lift { machine: None, until: hours(120) }]),
-        ("/v1/machines/web1/cancel", "{}", vec![Cancel { machine: machine() }]),
+        (
+            "/v1/lift",
+            r#"{"for": "5d"}"#,
+            vec![Lift {
+                machine: None,
+                until: hours(120),
+            }],
+        ),
+        (
+            "/v1/machines/web1/cancel",
+            "{}",
+            vec![Cancel { machine: machine() }],
+        ),
         ("/v1/confirm", " ", vec![Confirm]),
-        ("/v1/invoices/2026-7/pay", "{}", vec![Pay { invoice: "2026-7".into() }]),
+        (
+            "/v1/invoices/2026-7/pay",
+            "{}",
+            vec![Pay {
+                invoice: "2026-7".into(),
+            }],
+        ),
         (
             "/v1/accounts/acme/balance",
             r#"{"add": "-2.50"}"#,
-            vec![Balance { account: "acme".into(), add: "-2.50".parse().unwrap() }],
+            vec![Balance {
+                account: "acme".into(),
+                add: "-2.50".parse().unwrap(),
+            }],
         ),
     ] {
         let reply = door.post(path, "", body).await;
         assert_eq!(reply.status, 200, "{path} {body}: {reply:?}");
-        let expected = Ask::Command { actions, reason: None, key: None, dry_run: false };
+        let expected = Ask::Command {
+            actions,
+            reason: None,
+            key: None,
+            dry_run: false,
+        };
         assert_eq!(door.last(), expected, "{path} {body}");
     }
 }
@@ -247,16 +379,38 @@ async fn a_command_carries_its_author_reason_key_and_dry_run() {
     assert_eq!(door.post("/v1/confirm", key, body).await.status, 200);
     assert_eq!(door.last(), with(true));
     let body = r#"{"reason": "checked"}"#;
-    assert_eq!(door.post("/v1/confirm?dry_run=true", key, body).await.status, 200);
+    assert_eq!(
+        door.post("/v1/confirm?dry_run=true", key, body)
+            .await
+            .status,
+        200
+    );
     assert_eq!(door.last(), with(true));
-    assert_eq!(door.post("/v1/confirm?dry_run=false", key, body).await.status, 200);
+    assert_eq!(
+        door.post("/v1/confirm?dry_run=false", key, body)
+            .await
+            .status,
+        200
+    );
     assert_eq!(door.last(), with(false));
     // The tests run as one user, whom the kernel names.
     let peer = door.asked.lock().unwrap().last().unwrap().1.clone();
     assert_eq!(peer, Access::default().peer(own_uid(), own_gid()));
     for (path, ask) in [
-        ("/v1/reload", Ask::Reload { reason: Some("checked".to_owned()), dry_run: false }),
-        ("/v1/detach", Ask::Detach { reason: Some("checked".to_owned()), dry_run: false }),
+        (
+            "/v1/reload",
+            Ask::Reload {
+                reason: Some("checked".to_owned()),
+                dry_run: false,
+            },
+        ),
+        (
+            "/v1/detach",
+            Ask::Detach {
+                reason: Some("checked".to_owned()),
+                dry_run: false,
+            },
+        ),
     ] {
         assert_eq!(door.post(path, key, body).await.status, 200);
         assert_eq!(door.last(), ask);
@@ -281,7 +435,13 @@ async fn what_is_wrong_is_refused_with_a_problem_and_never_reaches_the_loop() {
         (top_up, "", "{}", 422, "`volume` is missing"),
         (top_up, "", r#"{"volume": "1 Tb"}"#, 422, "units are"),
         (top_up, "", r#"{"volume": 1000}"#, 422, "must be a text"),
-        (top_up, "", r#"{"volume": "1 TB", "from_pool": "perhaps"}"#, 422, "true or false"),
+        (
+            top_up,
+            "",
+            r#"{"volume": "1 TB", "from_pool": "perhaps"}"#,
+            422,
+            "true or false",
+        ),
         (
             top_up,
             "",
@@ -289,25 +449,91 @@ async fn what_is_wrong_is_refused_with_a_problem_and_never_reaches_the_loop() {
             422,
             "unknown key `volumes`; known here: volume, from_pool, reason, dry_run",
         ),
-        (top_up, "", r#"{"volume": "1 TB", "from_pool": true, "from-pool": true}"#, 422, "twice"),
+        (
+            top_up,
+            "",
+            r#"{"volume": "1 TB", "from_pool": true, "from-pool": true}"#,
+            422,
+            "twice",
+        ),
         ("/v1/confirm?force=1", "", "", 422, "unknown key `force`"),
-        ("/v1/confirm?dry_run=1", "", r#"{"dry_run": true}"#, 422, "query and in the body"),
-        ("/v1/confirm", "Idempotency-Key: \r\n", "", 422, "Idempotency-Key"),
-        ("/v1/confirm", "Idempotency-Key: a\r\nIdempotency-Key: b\r\n", "", 422, "twice"),
+        (
+            "/v1/confirm?dry_run=1",
+            "",
+            r#"{"dry_run": true}"#,
+            422,
+            "query and in the body",
+        ),
+        (
+            "/v1/confirm",
+            "Idempotency-Key: \r\n",
+            "",
+            422,
+            "Idempotency-Key",
+        ),
+        (
+            "/v1/confirm",
+            "Idempotency-Key: a\r\nIdempotency-Key: b\r\n",
+            "",
+            422,
+            "twice",
+        ),
         ("/v1/machines/web1/set", "", "{}", 422, "nothing to set"),
-        ("/v1/machines/web1/set", "", r#"{"allowance": "2"}"#, 422, "`allowance`"),
-        ("/v1/machines/web1/set", "", r#"{"plan": {"name": "x"}}"#, 422, "`plan`"),
-        ("/v1/machines/web1/unset", "", r#"{"key": "colour"}"#, 422, "renewal-day"),
-        ("/v1/machines/web1/lift", "", r#"{"for": "1h", "until": "2026-12-01T00:00:00Z"}"#, 422, "both"),
-        ("/v1/machines/web1/suspend", "", r#"{"until": "tomorrow"}"#, 422, "instant"),
-        ("/v1/accounts/acme/balance", "", r#"{"add": "fifty"}"#, 422, "`add`"),
+        (
+            "/v1/machines/web1/set",
+            "",
+            r#"{"allowance": "2"}"#,
+            422,
+            "`allowance`",
+        ),
+        (
+            "/v1/machines/web1/set",
+            "",
+            r#"{"plan": {"name": "x"}}"#,
+            422,
+            "`plan`",
+        ),
+        (
+            "/v1/machines/web1/unset",
+            "",
+            r#"{"key": "colour"}"#,
+            422,
+            "renewal-day",
+        ),
+        (
+            "/v1/machines/web1/lift",
+            "",
+            r#"{"for": "1h", "until": "2026-12-01T00:00:00Z"}"#,
+            422,
+            "both",
+        ),
+        (
+            "/v1/machines/web1/suspend",
+            "",
+            r#"{"until": "tomorrow"}"#,
+            422,
+            "instant",
+        ),
+        (
+            "/v1/accounts/acme/balance",
+            "",
+            r#"{"add": "fifty"}"#,
+            422,
+            "`add`",
+        ),
         ("/v1/machines", "", "{}", 405, "GET reads"),
         ("/v2/machines", "", "{}", 404, "openapi"),
         ("/v1/machines/web1/frobnicate", "", "{}", 404, "openapi"),
     ] {
         let reply = door.post(path, headers, body).await;
         assert_eq!(reply.status, status, "{path} {body}: {reply:?}");
-        assert!(reply.head.contains("content-type: application/problem+json"), "{}", reply.head);
+        assert!(
+            reply
+                .head
+                .contains("content-type: application/problem+json"),
+            "{}",
+            reply.head
+        );
         assert_eq!(reply.body["status"], status);
         assert!(!reply.body["title"].as_str().unwrap().is_empty());
         let detail = reply.body["detail"].as_str().unwrap();
@@ -343,10 +569,16 @@ async fn who_is_neither_root_nor_in_the_group_may_look_and_not_change() {
     let listener = socket::bind(directory.path(), &nobody()).unwrap();
     let (calls, mut called) = mpsc::channel::<Call>(1);
     let (limits, eve) = (Limits::default(), Arc::new(nobody().peer(1000, 1000)));
-    let way = Arc::new(Door { calls: calls.clone(), limits });
-    let server = tokio::spawn(server::attend(listener, limits, calls, move |_: &UnixStream| {
-        router(&way, &eve)
-    }));
+    let way = Arc::new(Door {
+        calls: calls.clone(),
+        limits,
+    });
+    let server = tokio::spawn(server::attend(
+        listener,
+        limits,
+        calls,
+        move |_: &UnixStream| router(&way, &eve),
+    ));
     tokio::spawn(async move {
         while let Some(call) = called.recv().await {
             assert!(matches!(call.ask, Ask::Status { .. }), "{:?}", call.ask);
@@ -355,21 +587,36 @@ async fn who_is_neither_root_nor_in_the_group_may_look_and_not_change() {
     });
     let (end, _) = mpsc::channel(1);
     let socket = directory.path().join(socket::NAME);
-    let door = Fixture { _directory: directory, socket, asked: Arc::default(), server, end };
+    let door = Fixture {
+        _directory: directory,
+        socket,
+        asked: Arc::default(),
+        server,
+        end,
+    };
     assert_eq!(door.get("/v1/machines").await.status, 200);
     for route in ROUTES.iter().filter(|route| route.verb == Verb::Post) {
         let reply = door.post(&route.path.replace("{id}", "web1"), "", "").await;
         assert_eq!(reply.status, 403, "{}", route.path);
         let detail = reply.body["detail"].as_str().unwrap();
-        assert!(detail.contains("uid 1000") && detail.contains("group `meterd`"), "{detail}");
+        assert!(
+            detail.contains("uid 1000") && detail.contains("group `meterd`"),
+            "{detail}"
+        );
     }
 }
 
 #[tokio::test]
 async fn one_machine_is_an_object_and_all_are_an_array() {
     let door = Fixture::new(|_| Answer::Json(json!([{"machine": "web1"}])));
-    assert_eq!(door.get("/v1/machines").await.body, json!([{"machine": "web1"}]));
-    assert_eq!(door.get("/v1/machines/web1").await.body, json!({"machine": "web1"}));
+    assert_eq!(
+        door.get("/v1/machines").await.body,
+        json!([{"machine": "web1"}])
+    );
+    assert_eq!(
+        door.get("/v1/machines/web1").await.body,
+        json!({"machine": "web1"})
+    );
 }
 
 #[tokio::test]
@@ -386,10 +633,14 @@ async fn a_problem_of_the_loops_is_passed_on() {
 #[tokio::test]
 async fn an_amount_in_another_currency_than_the_accounts_is_refused() {
     let door = Fixture::new(|_| Answer::Json(json!({"currency": "EUR"})));
-    let reply = door.post("/v1/accounts/acme/balance", "", r#"{"add": "50 USD"}"#).await;
+    let reply = door
+        .post("/v1/accounts/acme/balance", "", r#"{"add": "50 USD"}"#)
+        .await;
     assert_eq!(reply.status, 422, "{reply:?}");
     assert!(matches!(door.last(), Ask::Balance { .. }));
-    let reply = door.post("/v1/accounts/acme/balance", "", r#"{"add": "50 EUR"}"#).await;
+    let reply = door
+        .post("/v1/accounts/acme/balance", "", r#"{"add": "50 EUR"}"#)
+        .await;
     assert_eq!(reply.status, 200, "{reply:?}");
     assert!(matches!(door.last(), Ask::Command { .. }));
 }
@@ -401,14 +652,22 @@ async fn a_body_of_64_kib_is_read_and_a_larger_one_is_refused() {
     let largest = with_reason(64 * 1024);
     assert_eq!(largest.len(), 64 * 1024);
     assert_eq!(door.post("/v1/confirm", "", &largest).await.status, 200);
-    let reply = door.post("/v1/confirm", "", &with_reason(64 * 1024 + 1)).await;
+    let reply = door
+        .post("/v1/confirm", "", &with_reason(64 * 1024 + 1))
+        .await;
     assert_eq!(reply.status, 413, "{reply:?}");
     assert_eq!(door.asked(), 1);
 }
 
 fn impatient() -> Limits {
     let short = Duration::from_millis(100);
-    Limits { head: short, body: short, answer: short, farewell: short, ..Limits::default() }
+    Limits {
+        head: short,
+        body: short,
+        answer: short,
+        farewell: short,
+        ..Limits::default()
+    }
 }
 
 #[tokio::test]
@@ -419,31 +678,49 @@ async fn a_client_that_does_not_finish_its_request_is_let_go() {
     stream.write_all(b"GET /v1/machines HT").await.unwrap();
     let mut reply = Vec::new();
     let read = stream.read_to_end(&mut reply);
-    timeout(Duration::from_secs(20), read).await.unwrap().unwrap();
+    timeout(Duration::from_secs(20), read)
+        .await
+        .unwrap()
+        .unwrap();
     // In its body.
     let reply = door
         .raw("POST /v1/confirm HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{\"rea")
         .await;
     assert_eq!(reply.status, 408, "{reply:?}");
     // Silent after its answer, as a client that keeps its connection is: it ends as well.
-    let reply = door.raw("GET /v1/machines HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let reply = door
+        .raw("GET /v1/machines HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await;
     assert_eq!(reply.status, 200, "{reply:?}");
 }
 
 #[tokio::test]
 async fn a_client_that_does_not_read_its_answer_is_let_go() {
     let large = Value::String("x".repeat(32 << 20));
-    let limits = Limits { connections: 1, connection: Duration::from_millis(300), ..impatient() };
-    let door =
-        Fixture::with(Access::default(), Limits { answer: Duration::from_secs(10), ..limits }, {
+    let limits = Limits {
+        connections: 1,
+        connection: Duration::from_millis(300),
+        ..impatient()
+    };
+    let door = Fixture::with(
+        Access::default(),
+        Limits {
+            answer: Duration::from_secs(10),
+            ..limits
+        },
+        {
             let first = std::sync::atomic::AtomicBool::new(true);
             move |_| match first.swap(false, std::sync::atomic::Ordering::Relaxed) {
                 true => Answer::Json(large.clone()),
                 false => Answer::Json(json!([])),
             }
-        });
+        },
+    );
     let mut greedy = UnixStream::connect(&door.socket).await.unwrap();
-    greedy.write_all(b"GET /v1/machines HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    greedy
+        .write_all(b"GET /v1/machines HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     // It holds the only place; the next client gets it all the same.
     assert_eq!(door.get("/v1/machines").await.status, 200);
     drop(greedy);
@@ -457,11 +734,21 @@ async fn a_loop_that_does_not_answer_is_not_waited_for_for_ever() {
     let server = tokio::spawn(serve(listener, calls, Access::default(), impatient()));
     let (end, _) = mpsc::channel(1);
     let socket = directory.path().join(socket::NAME);
-    let door =
-        Fixture { _directory: directory, socket, asked: Arc::default(), server, end };
+    let door = Fixture {
+        _directory: directory,
+        socket,
+        asked: Arc::default(),
+        server,
+        end,
+    };
     let reply = door.get("/v1/machines").await;
     assert_eq!(reply.status, 504, "{reply:?}");
-    assert!(reply.body["detail"].as_str().unwrap().contains("may still happen"));
+    assert!(
+        reply.body["detail"]
+            .as_str()
+            .unwrap()
+            .contains("may still happen")
+    );
 }
 
 #[tokio::test]
@@ -469,16 +756,25 @@ async fn when_the_loop_ends_its_last_answer_is_still_sent_and_the_door_closes() 
     let door = Fixture::new(done);
     // Keeps its connection, so the door must end it.
     let mut stream = UnixStream::connect(&door.socket).await.unwrap();
-    stream.write_all(b"POST /v1/detach HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"POST /v1/detach HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        .await
+        .unwrap();
     while door.asked() == 0 {
         tokio::task::yield_now().await;
     }
     door.end.send(()).await.unwrap();
     let mut reply = String::new();
     let read = stream.read_to_string(&mut reply);
-    timeout(Duration::from_secs(20), read).await.unwrap().unwrap();
+    timeout(Duration::from_secs(20), read)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
-    timeout(Duration::from_secs(20), door.server).await.unwrap().unwrap();
+    timeout(Duration::from_secs(20), door.server)
+        .await
+        .unwrap()
+        .unwrap();
     UnixStream::connect(&door.socket).await.unwrap_err();
 }
 
@@ -497,11 +793,18 @@ async fn the_document_describes_every_path_method_and_key_and_no_other() {
             let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
             let keys: BTreeSet<String> = if method == "post" {
                 assert_eq!(schema["additionalProperties"], false, "{path}");
-                schema["properties"].as_object().unwrap().keys().cloned().collect()
+                schema["properties"]
+                    .as_object()
+                    .unwrap()
+                    .keys()
+                    .cloned()
+                    .collect()
             } else {
                 let parameters = operation["parameters"].as_array().into_iter().flatten();
                 let queries = parameters.filter(|parameter| parameter["in"] == "query");
-                queries.map(|query| query["name"].as_str().unwrap().to_owned()).collect()
+                queries
+                    .map(|query| query["name"].as_str().unwrap().to_owned())
+                    .collect()
             };
             described.insert((method.clone(), path.clone(), keys));
         }
@@ -517,7 +820,11 @@ async fn the_document_describes_every_path_method_and_key_and_no_other() {
             (method.to_owned(), route.path.to_owned(), keys)
         })
         .collect();
-    served.insert(("get".to_owned(), "/v1/openapi.json".to_owned(), BTreeSet::new()));
+    served.insert((
+        "get".to_owned(),
+        "/v1/openapi.json".to_owned(),
+        BTreeSet::new(),
+    ));
     assert_eq!(described, served);
 
     // Every reference leads somewhere.

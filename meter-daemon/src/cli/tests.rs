@@ -69,7 +69,11 @@ fn config_is_taken_before_and_after_a_commands_arguments_and_has_a_default() {
         "meterd --config /x.toml run",
         "meterd run --config /x.toml",
     ] {
-        assert_eq!(parse(line).unwrap().config, PathBuf::from("/x.toml"), "{line}");
+        assert_eq!(
+            parse(line).unwrap().config,
+            PathBuf::from("/x.toml"),
+            "{line}"
+        );
     }
     assert_eq!(parse("meterd run").unwrap().config, PathBuf::from(CONFIG));
 }
@@ -77,16 +81,24 @@ fn config_is_taken_before_and_after_a_commands_arguments_and_has_a_default() {
 #[test]
 fn every_command_that_changes_takes_key_reason_and_dry_run_and_every_one_that_prints_json() {
     let changes = [
-        "top-up", "set", "unset", "suspend", "lift", "confirm", "cancel", "pay", "balance", "reload",
-        "detach",
+        "top-up", "set", "unset", "suspend", "lift", "confirm", "cancel", "pay", "balance",
+        "reload", "detach",
     ];
     for command in Cli::command().get_subcommands() {
-        let takes = |option: &str| command.get_arguments().any(|arg| arg.get_long() == Some(option));
+        let takes = |option: &str| {
+            command
+                .get_arguments()
+                .any(|arg| arg.get_long() == Some(option))
+        };
         let name = command.get_name();
         for option in ["key", "reason", "dry-run"] {
             assert_eq!(takes(option), changes.contains(&name), "{name} --{option}");
         }
-        assert_eq!(takes("json"), !["run", "completions"].contains(&name), "{name} --json");
+        assert_eq!(
+            takes("json"),
+            !["run", "completions"].contains(&name),
+            "{name} --json"
+        );
     }
 }
 
@@ -96,7 +108,10 @@ fn slips_are_usage_errors_that_say_what_to_write() {
         ("meterd", "Usage"),
         ("meterd frobnicate", "frobnicate"),
         ("meterd usage", "MACHINE"),
-        ("meterd usage web1 --by fortnight", "minute, hour, day, month, period"),
+        (
+            "meterd usage web1 --by fortnight",
+            "minute, hour, day, month, period",
+        ),
         ("meterd usage web1 --from tomorrow", "2026-12-01"),
         ("meterd top-up web1", "VOLUME"),
         ("meterd top-up web1 1_Tb", "units are"),
@@ -109,7 +124,10 @@ fn slips_are_usage_errors_that_say_what_to_write() {
         ("meterd unset web1 colour", "renewal-day"),
         ("meterd lift", "MACHINE"),
         ("meterd lift web1 --all", "cannot be used with"),
-        ("meterd lift web1 --for 1h --until 2026-12-01", "cannot be used with"),
+        (
+            "meterd lift web1 --for 1h --until 2026-12-01",
+            "cannot be used with",
+        ),
         ("meterd suspend web1 --for soon", "24h"),
         ("meterd completions tcsh-ish", "bash"),
     ] {
@@ -121,7 +139,12 @@ fn slips_are_usage_errors_that_say_what_to_write() {
 
 #[test]
 fn help_and_version_are_answers() {
-    for line in ["meterd --help", "meterd -h", "meterd status --help", "meterd --version"] {
+    for line in [
+        "meterd --help",
+        "meterd -h",
+        "meterd status --help",
+        "meterd --version",
+    ] {
         let error = parse(line).unwrap_err();
         assert!(!error.use_stderr(), "{line}");
     }

@@ -172,10 +172,15 @@ pub async fn serve(listener: TcpListener, calls: mpsc::Sender<Call>) {
 }
 
 async fn scrape(calls: &mpsc::Sender<Call>, headers: &HeaderMap) -> Response {
-    let peer = Peer { name: "metrics".to_owned(), may_change: false };
+    let peer = Peer {
+        name: "metrics".to_owned(),
+        may_change: false,
+    };
     let problem = match ask_loop(calls, Ask::Metrics, peer, LIMITS.answer).await {
         Ok(Answer::Metrics(figures)) => {
-            let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+            let accept = headers
+                .get(header::ACCEPT)
+                .and_then(|accept| accept.to_str().ok());
             let dialect = Dialect::wanted(accept.unwrap_or_default());
             // In pages, so that the text of ten thousand machines is never in memory at once.
             let pages = Pages::new(figures, dialect).map(Ok::<_, Infallible>);
@@ -222,7 +227,10 @@ mod tests {
             }
         }
         drop(called);
-        tokio::time::timeout(Duration::from_secs(20), server).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(20), server)
+            .await
+            .unwrap()
+            .unwrap();
         (reply, asked)
     }
 
@@ -234,12 +242,21 @@ mod tests {
         }));
         let (reply, asked) = scraped("/metrics", "", figures.clone()).await;
         assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
-        assert!(reply.contains("text/plain; version=0.0.4; charset=utf-8"), "{reply}");
-        assert!(reply.contains("meterd_build_info{version=\"0.1.0\"} 1\n"), "{reply}");
+        assert!(
+            reply.contains("text/plain; version=0.0.4; charset=utf-8"),
+            "{reply}"
+        );
+        assert!(
+            reply.contains("meterd_build_info{version=\"0.1.0\"} 1\n"),
+            "{reply}"
+        );
         assert_eq!(asked, [Ask::Metrics]);
         let accept = "Accept: application/openmetrics-text; version=1.0.0\r\n";
         let (reply, _) = scraped("/metrics", accept, figures).await;
-        assert!(reply.contains("application/openmetrics-text; version=1.0.0"), "{reply}");
+        assert!(
+            reply.contains("application/openmetrics-text; version=1.0.0"),
+            "{reply}"
+        );
         assert!(reply.contains("# EOF\n"), "{reply}");
     }
 
