@@ -2,6 +2,7 @@
 //! the control socket, as any other program would.
 
 mod changes;
+pub mod check;
 mod client;
 pub mod doctor;
 mod events;
