@@ -23,7 +23,10 @@ pub struct Access {
 
 impl Default for Access {
     fn default() -> Self {
-        Self { users: "/etc/passwd".into(), groups: "/etc/group".into() }
+        Self {
+            users: "/etc/passwd".into(),
+            groups: "/etc/group".into(),
+        }
     }
 }
 
@@ -33,9 +36,15 @@ impl Access {
         let user = self.user_name(uid);
         let may_change = uid == 0
             || self.group().is_some_and(|group| {
-                gid == group.gid || user.as_ref().is_some_and(|user| group.members.contains(user))
+                gid == group.gid
+                    || user
+                        .as_ref()
+                        .is_some_and(|user| group.members.contains(user))
             });
-        Peer { name: user.unwrap_or_else(|| format!("uid {uid}")), may_change }
+        Peer {
+            name: user.unwrap_or_else(|| format!("uid {uid}")),
+            may_change,
+        }
     }
 
     /// The group's number, where there is such a group.
@@ -59,7 +68,10 @@ impl Access {
             (fields.next()? == GROUP).then_some(())?;
             let gid = fields.nth(1)?.parse().ok()?;
             let members = fields.next().unwrap_or_default();
-            Some(Group { gid, members: members.split(',').map(str::to_owned).collect() })
+            Some(Group {
+                gid,
+                members: members.split(',').map(str::to_owned).collect(),
+            })
         })
     }
 }
@@ -72,7 +84,10 @@ struct Group {
 /// A file that cannot be read has no lines: then nobody has a name, and only root may change.
 fn lines(path: &PathBuf) -> impl Iterator<Item = String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().map(str::to_owned).collect::<Vec<_>>().into_iter()
+    text.lines()
+        .map(str::to_owned)
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 #[cfg(test)]
@@ -103,7 +118,13 @@ mod tests {
             (1002, 1002, "eve", false),
             (4711, 4711, "uid 4711", false),
         ] {
-            assert_eq!(access.peer(uid, gid), Peer { name: name.to_owned(), may_change });
+            assert_eq!(
+                access.peer(uid, gid),
+                Peer {
+                    name: name.to_owned(),
+                    may_change
+                }
+            );
         }
         assert_eq!(access.group_id(), Some(900));
     }

@@ -24,7 +24,11 @@ impl Fields {
             return Ok(Self(Map::new()));
         }
         let value: Value = serde_json::from_slice(body).map_err(|error| {
-            Problem::new(400, "not JSON", format!("the body is not a JSON object: {error}"))
+            Problem::new(
+                400,
+                "not JSON",
+                format!("the body is not a JSON object: {error}"),
+            )
         })?;
         match value {
             Value::Object(fields) => Ok(Self(fields)),
@@ -52,7 +56,9 @@ impl Fields {
     pub(super) fn only(self, known: &[&str]) -> Result<Self, Problem> {
         let mut fields = Map::new();
         for (given, value) in self.0 {
-            let Some(key) = known.iter().find(|key| key.replace('-', "_") == given.replace('-', "_"))
+            let Some(key) = known
+                .iter()
+                .find(|key| key.replace('-', "_") == given.replace('-', "_"))
             else {
                 let known = match known {
                     [] => "none is known here".to_owned(),
@@ -71,7 +77,9 @@ impl Fields {
     pub(super) fn and(mut self, other: Self) -> Result<Self, Problem> {
         for (key, value) in other.0 {
             if self.0.insert(key.clone(), value).is_some() {
-                return Err(unfit(format!("`{key}` is given in the query and in the body")));
+                return Err(unfit(format!(
+                    "`{key}` is given in the query and in the body"
+                )));
             }
         }
         Ok(self)
@@ -116,9 +124,13 @@ impl Fields {
             Some(Value::String(text)) => match text.as_str() {
                 "true" | "1" | "" => Ok(true),
                 "false" | "0" => Ok(false),
-                _ => Err(unfit(format!("`{key}` must be true or false, found `{text}`"))),
+                _ => Err(unfit(format!(
+                    "`{key}` must be true or false, found `{text}`"
+                ))),
             },
-            Some(other) => Err(unfit(format!("`{key}` must be true or false, found {other}"))),
+            Some(other) => Err(unfit(format!(
+                "`{key}` must be true or false, found {other}"
+            ))),
         }
     }
 
@@ -138,9 +150,13 @@ impl Fields {
 /// An instant with its offset: RFC 3339.
 pub(super) fn parse_instant(text: &str) -> Result<Timestamp, String> {
     // A `+` that was not percent-encoded in a query has become a space.
-    text.parse().or_else(|_| text.replace(' ', "+").parse()).map_err(|_| {
-        format!("expected an instant with offset such as `2026-12-01T00:00:00Z`, found `{text}`")
-    })
+    text.parse()
+        .or_else(|_| text.replace(' ', "+").parse())
+        .map_err(|_| {
+            format!(
+                "expected an instant with offset such as `2026-12-01T00:00:00Z`, found `{text}`"
+            )
+        })
 }
 
 /// An amount, and its currency where it names one: `50`, `-12.50 EUR`.
@@ -233,11 +249,27 @@ mod tests {
     fn every_setting_takes_its_values_and_refuses_others() {
         for (key, value, expected) in [
             ("plan", "edis-2tb", Change::Plan("edis-2tb".into())),
-            ("allowance", "2 TB", Change::Allowance(Allowance::Limited(Bytes(2_000_000_000_000)))),
-            ("allowance", "unlimited", Change::Allowance(Allowance::Unlimited)),
-            ("renewal-day", "31", Change::RenewalDay(DayOfMonth::new(31).unwrap())),
+            (
+                "allowance",
+                "2 TB",
+                Change::Allowance(Allowance::Limited(Bytes(2_000_000_000_000))),
+            ),
+            (
+                "allowance",
+                "unlimited",
+                Change::Allowance(Allowance::Unlimited),
+            ),
+            (
+                "renewal-day",
+                "31",
+                Change::RenewalDay(DayOfMonth::new(31).unwrap()),
+            ),
             ("renewal_day", "1", Change::RenewalDay(DayOfMonth::FIRST)),
-            ("cost-limit", "10 USD", Change::CostLimit(Some("10 USD".parse().unwrap()))),
+            (
+                "cost-limit",
+                "10 USD",
+                Change::CostLimit(Some("10 USD".parse().unwrap())),
+            ),
             ("cost-limit", "none", Change::CostLimit(None)),
             ("auto-unsuspend", "on", Change::AutoUnsuspend(true)),
             ("auto-unsuspend", "off", Change::AutoUnsuspend(false)),
@@ -262,9 +294,11 @@ mod tests {
     #[test]
     fn an_offset_whose_plus_was_not_encoded_is_still_understood() {
         let expected: Timestamp = "2026-11-30T23:00:00Z".parse().unwrap();
-        for text in
-            ["2026-12-01T00:00:00+01:00", "2026-12-01T00:00:00 01:00", "2026-11-30T23:00:00Z"]
-        {
+        for text in [
+            "2026-12-01T00:00:00+01:00",
+            "2026-12-01T00:00:00 01:00",
+            "2026-11-30T23:00:00Z",
+        ] {
             assert_eq!(parse_instant(text), Ok(expected), "{text}");
         }
         parse_instant("2026-12-01").unwrap_err();
@@ -273,7 +307,10 @@ mod tests {
     #[test]
     fn an_amount_may_name_its_currency() {
         assert_eq!(parse_amount("50"), Ok((Decimal::from(50), None)));
-        assert_eq!(parse_amount("-2.50 EUR"), Ok((Decimal::new(-250, 2), Currency::new("EUR"))));
+        assert_eq!(
+            parse_amount("-2.50 EUR"),
+            Ok((Decimal::new(-250, 2), Currency::new("EUR")))
+        );
         parse_amount("fifty").unwrap_err();
         parse_amount("50 euro").unwrap_err();
     }

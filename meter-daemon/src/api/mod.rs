@@ -169,6 +169,10 @@ pub struct Problem {
 impl Problem {
     /// A problem by its HTTP status, what it is in a few words, and all that helps.
     pub fn new(status: u16, title: impl Into<String>, detail: impl fmt::Display) -> Self {
-        Self { status, title: title.into(), detail: detail.to_string() }
+        Self {
+            status,
+            title: title.into(),
+            detail: detail.to_string(),
+        }
     }
 }

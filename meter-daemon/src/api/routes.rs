@@ -51,12 +51,18 @@ pub async fn serve(
     access: Access,
     limits: Limits,
 ) {
-    let door = Arc::new(Door { calls: calls.clone(), limits });
+    let door = Arc::new(Door {
+        calls: calls.clone(),
+        limits,
+    });
     let router_for = |stream: &UnixStream| {
         let peer = match stream.peer_cred() {
             Ok(peer) => access.peer(peer.uid(), peer.gid()),
             // Whoever has no name changes nothing.
-            Err(error) => Peer { name: format!("unknown ({error})"), may_change: false },
+            Err(error) => Peer {
+                name: format!("unknown ({error})"),
+                may_change: false,
+            },
         };
         router(&door, &Arc::new(peer))
     };
@@ -101,7 +107,10 @@ struct Question {
 
 impl From<Ask> for Question {
     fn from(ask: Ask) -> Self {
-        Self { ask, currency: None }
+        Self {
+            ask,
+            currency: None,
+        }
     }
 }
 
@@ -110,7 +119,12 @@ const fn get(
     keys: &'static [&'static str],
     ask: fn(Input) -> Result<Question, Problem>,
 ) -> Route {
-    Route { verb: Verb::Get, path, keys, ask }
+    Route {
+        verb: Verb::Get,
+        path,
+        keys,
+        ask,
+    }
 }
 
 const fn post(
@@ -118,25 +132,52 @@ const fn post(
     keys: &'static [&'static str],
     ask: fn(Input) -> Result<Question, Problem>,
 ) -> Route {
-    Route { verb: Verb::Post, path, keys, ask }
+    Route {
+        verb: Verb::Post,
+        path,
+        keys,
+        ask,
+    }
 }
 
 /// Every path but the document's own.
 const ROUTES: &[Route] = &[
-    get("/v1/machines", &[], |_| Ok(Ask::Status { machine: None }.into())),
-    get("/v1/machines/{id}", &[], |input| Ok(Ask::Status { machine: Some(input.machine()) }.into())),
+    get("/v1/machines", &[], |_| {
+        Ok(Ask::Status { machine: None }.into())
+    }),
+    get("/v1/machines/{id}", &[], |input| {
+        Ok(Ask::Status {
+            machine: Some(input.machine()),
+        }
+        .into())
+    }),
     get("/v1/machines/{id}/usage", &["by", "from", "to"], usage),
     get("/v1/machines/{id}/explain", &[], |input| {
-        Ok(Ask::Explain { machine: input.machine() }.into())
+        Ok(Ask::Explain {
+            machine: input.machine(),
+        }
+        .into())
     }),
-    get("/v1/machines/{id}/offer", &[], |input| Ok(Ask::Offer { machine: input.machine() }.into())),
-    get("/v1/events", &["machine", "since", "after", "limit"], events),
+    get("/v1/machines/{id}/offer", &[], |input| {
+        Ok(Ask::Offer {
+            machine: input.machine(),
+        }
+        .into())
+    }),
+    get(
+        "/v1/events",
+        &["machine", "since", "after", "limit"],
+        events,
+    ),
     get("/v1/invoices", &["account"], |mut input| {
         let account = input.fields.text("account")?.map(AccountId::from);
         Ok(Ask::Invoices { account }.into())
     }),
     get("/v1/accounts/{id}/balance", &[], |input| {
-        Ok(Ask::Balance { account: input.id.into() }.into())
+        Ok(Ask::Balance {
+            account: input.id.into(),
+        }
+        .into())
     }),
     post(
         "/v1/machines/{id}/top-up",
@@ -165,35 +206,64 @@ const ROUTES: &[Route] = &[
         ],
         set,
     ),
-    post("/v1/machines/{id}/unset", &["key", "reason", "dry_run"], |mut input| {
-        let key = input.fields.required("key", "\"allowance\"")?;
-        let key =
-            body::parse_setting_key(&key).map_err(|error| unfit(format!("`key`: {error}")))?;
-        let machine = input.machine();
-        input.command(CommandAction::Unset { machine, key })
+    post(
+        "/v1/machines/{id}/unset",
+        &["key", "reason", "dry_run"],
+        |mut input| {
+            let key = input.fields.required("key", "\"allowance\"")?;
+            let key =
+                body::parse_setting_key(&key).map_err(|error| unfit(format!("`key`: {error}")))?;
+            let machine = input.machine();
+            input.command(CommandAction::Unset { machine, key })
+        },
+    ),
+    post(
+        "/v1/machines/{id}/suspend",
+        &["for", "until", "reason", "dry_run"],
+        |mut input| {
+            let (machine, until) = (input.machine(), input.fields.until()?);
+            input.command(CommandAction::Suspend { machine, until })
+        },
+    ),
+    post(
+        "/v1/machines/{id}/lift",
+        &["for", "until", "reason", "dry_run"],
+        |mut input| {
+            let (machine, until) = (Some(input.machine()), input.fields.until()?);
+            input.command(CommandAction::Lift { machine, until })
+        },
+    ),
+    post(
+        "/v1/machines/{id}/cancel",
+        &["reason", "dry_run"],
+        |input| {
+            let machine = input.machine();
+            input.command(CommandAction::Cancel { machine })
+        },
+    ),
+    post(
+        "/v1/lift",
+        &["for", "until", "reason", "dry_run"],
+        |mut input| {
+            let until = input.fields.until()?;
+            input.command(CommandAction::Lift {
+                machine: None,
+                until,
+            })
+        },
+    ),
+    post("/v1/confirm", &["reason", "dry_run"], |input| {
+        input.command(CommandAction::Confirm)
     }),
-    post("/v1/machines/{id}/suspend", &["for", "until", "reason", "dry_run"], |mut input| {
-        let (machine, until) = (input.machine(), input.fields.until()?);
-        input.command(CommandAction::Suspend { machine, until })
-    }),
-    post("/v1/machines/{id}/lift", &["for", "until", "reason", "dry_run"], |mut input| {
-        let (machine, until) = (Some(input.machine()), input.fields.until()?);
-        input.command(CommandAction::Lift { machine, until })
-    }),
-    post("/v1/machines/{id}/cancel", &["reason", "dry_run"], |input| {
-        let machine = input.machine();
-        input.command(CommandAction::Cancel { machine })
-    }),
-    post("/v1/lift", &["for", "until", "reason", "dry_run"], |mut input| {
-        let until = input.fields.until()?;
-        input.command(CommandAction::Lift { machine: None, until })
-    }),
-    post("/v1/confirm", &["reason", "dry_run"], |input| input.command(CommandAction::Confirm)),
     post("/v1/invoices/{id}/pay", &["reason", "dry_run"], |input| {
         let invoice = input.id.as_str().into();
         input.command(CommandAction::Pay { invoice })
     }),
-    post("/v1/accounts/{id}/balance", &["add", "reason", "dry_run"], balance),
+    post(
+        "/v1/accounts/{id}/balance",
+        &["add", "reason", "dry_run"],
+        balance,
+    ),
     post("/v1/reload", &["reason", "dry_run"], |mut input| {
         let (reason, dry_run) = input.circumstances()?;
         Ok(Ask::Reload { reason, dry_run }.into())
@@ -219,7 +289,13 @@ impl Input {
 
     fn commands(mut self, actions: Vec<CommandAction>) -> Result<Question, Problem> {
         let (reason, dry_run) = self.circumstances()?;
-        Ok(Ask::Command { actions, reason, key: self.key, dry_run }.into())
+        Ok(Ask::Command {
+            actions,
+            reason,
+            key: self.key,
+            dry_run,
+        }
+        .into())
     }
 }
 
@@ -230,17 +306,26 @@ fn usage(mut input: Input) -> Result<Question, Problem> {
         "day" => Ok(Resolution::Day),
         "month" => Ok(Resolution::Month),
         "period" => Ok(Resolution::Period),
-        _ => Err(format!("expected minute, hour, day, month or period, found `{text}`")),
+        _ => Err(format!(
+            "expected minute, hour, day, month or period, found `{text}`"
+        )),
     })?;
     let from = input.fields.parsed("from", body::parse_instant)?;
     let to = input.fields.parsed("to", body::parse_instant)?;
     let by = by.unwrap_or(Resolution::Day);
-    Ok(Ask::Usage { machine: input.machine(), by, from, to }.into())
+    Ok(Ask::Usage {
+        machine: input.machine(),
+        by,
+        from,
+        to,
+    }
+    .into())
 }
 
 fn events(mut input: Input) -> Result<Question, Problem> {
     let number = |text: &str| {
-        text.parse::<u64>().map_err(|_| format!("expected a whole number, found `{text}`"))
+        text.parse::<u64>()
+            .map_err(|_| format!("expected a whole number, found `{text}`"))
     };
     let machine = input.fields.text("machine")?.map(MachineId::from);
     let since = input.fields.parsed("since", body::parse_instant)?;
@@ -249,7 +334,13 @@ fn events(mut input: Input) -> Result<Question, Problem> {
     let limit = limit.map_or(EVENTS, |limit| {
         usize::try_from(limit).map_or(MOST_EVENTS, |limit| limit.clamp(1, MOST_EVENTS))
     });
-    Ok(Ask::Events { machine, since, after, limit }.into())
+    Ok(Ask::Events {
+        machine,
+        since,
+        after,
+        limit,
+    }
+    .into())
 }
 
 fn set(mut input: Input) -> Result<Question, Problem> {
@@ -258,12 +349,23 @@ fn set(mut input: Input) -> Result<Question, Problem> {
     let mut actions = Vec::new();
     for (key, value) in input.fields.rest() {
         let change = body::change_from_json(&key, &value)?;
-        actions.push(CommandAction::Set { machine: machine.clone(), change });
+        actions.push(CommandAction::Set {
+            machine: machine.clone(),
+            change,
+        });
     }
     if actions.is_empty() {
-        return Err(unfit("nothing to set; write it like {\"allowance\": \"2 TB\"}"));
+        return Err(unfit(
+            "nothing to set; write it like {\"allowance\": \"2 TB\"}",
+        ));
     }
-    Ok(Ask::Command { actions, reason, key: input.key, dry_run }.into())
+    Ok(Ask::Command {
+        actions,
+        reason,
+        key: input.key,
+        dry_run,
+    }
+    .into())
 }
 
 fn balance(mut input: Input) -> Result<Question, Problem> {
@@ -273,7 +375,10 @@ fn balance(mut input: Input) -> Result<Question, Problem> {
         body::parse_amount(&text).map_err(|error| unfit(format!("`add`: {error}")))?;
     let currency = currency.map(|currency| (account.clone(), currency));
     let question = input.command(CommandAction::Balance { account, add })?;
-    Ok(Question { currency, ..question })
+    Ok(Question {
+        currency,
+        ..question
+    })
 }
 
 fn router(door: &Arc<Door>, peer: &Arc<Peer>) -> Router {
@@ -287,7 +392,9 @@ fn router(door: &Arc<Door>, peer: &Arc<Peer>) -> Router {
         })
         .route(
             "/v1/openapi.json",
-            on(MethodFilter::GET, async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)),
+            on(MethodFilter::GET, async || {
+                ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
+            }),
         );
     for route in ROUTES {
         let filter = match route.verb {
@@ -332,7 +439,11 @@ async fn answer(
             ),
         ));
     }
-    let id = params.iter().next().map(|(_, id)| id.to_owned()).unwrap_or_default();
+    let id = params
+        .iter()
+        .next()
+        .map(|(_, id)| id.to_owned())
+        .unwrap_or_default();
     let (head, body) = request.into_parts();
     let Query(pairs) = Query::try_from_uri(&head.uri)
         .map_err(|error| unfit(format!("the query cannot be read: {error}")))?;
@@ -345,9 +456,20 @@ async fn answer(
             Fields::from_body(&body)?.only(route.keys)?.and(query)?
         }
     };
-    let question = (route.ask)(Input { id, fields, key: key(&head.headers)? })?;
+    let question = (route.ask)(Input {
+        id,
+        fields,
+        key: key(&head.headers)?,
+    })?;
     if let Some((account, currency)) = question.currency {
-        let balance = door.ask(Ask::Balance { account: account.clone() }, peer).await?;
+        let balance = door
+            .ask(
+                Ask::Balance {
+                    account: account.clone(),
+                },
+                peer,
+            )
+            .await?;
         if balance["currency"] != currency.code() {
             return Err(unfit(format!(
                 "`add` is in {currency}, the account {account} is kept in {}",
@@ -393,7 +515,10 @@ pub(super) async fn ask_loop(
     };
     let (answer, answered) = oneshot::channel();
     let asked = async {
-        calls.send(Call { ask, peer, answer }).await.map_err(|_| ended())?;
+        calls
+            .send(Call { ask, peer, answer })
+            .await
+            .map_err(|_| ended())?;
         answered.await.map_err(|_| ended())
     };
     timeout(patience, asked).await.unwrap_or_else(|_| {
@@ -419,14 +544,23 @@ async fn read(body: axum::body::Body, limits: &Limits) -> Result<Bytes, Problem>
             format!("the body did not arrive within {} s", limits.body.as_secs()),
         ));
     };
-    read.map(http_body_util::Collected::to_bytes).map_err(|error| {
-        if error.is::<http_body_util::LengthLimitError>() {
-            let limit = limits.body_bytes / 1024;
-            Problem::new(413, "too large", format!("a body may have {limit} KiB at most"))
-        } else {
-            Problem::new(400, "broken off", format!("the body could not be read: {error}"))
-        }
-    })
+    read.map(http_body_util::Collected::to_bytes)
+        .map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                let limit = limits.body_bytes / 1024;
+                Problem::new(
+                    413,
+                    "too large",
+                    format!("a body may have {limit} KiB at most"),
+                )
+            } else {
+                Problem::new(
+                    400,
+                    "broken off",
+                    format!("the body could not be read: {error}"),
+                )
+            }
+        })
 }
 
 fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -446,8 +580,7 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 }
 
 fn refuse(problem: Problem) -> Response {
-    let status =
-        StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = json!({
         "type": "about:blank",
         "title": problem.title,
@@ -457,3 +590,7 @@ fn refuse(problem: Problem) -> Response {
     let json = HeaderValue::from_static("application/problem+json");
     (status, [(header::CONTENT_TYPE, json)], body.to_string()).into_response()
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -89,7 +89,11 @@ fn listening(path: &Path, access: &Access) -> io::Result<StdListener> {
 
 fn failed(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BindError {
     let path = path.to_owned();
-    move |error| BindError::Io { attempt, path, error }
+    move |error| BindError::Io {
+        attempt,
+        path,
+        error,
+    }
 }
 
 #[cfg(test)]
@@ -99,7 +103,10 @@ mod tests {
     use super::*;
 
     fn nobody() -> Access {
-        Access { users: "/nonexistent".into(), groups: "/nonexistent".into() }
+        Access {
+            users: "/nonexistent".into(),
+            groups: "/nonexistent".into(),
+        }
     }
 
     #[tokio::test]
@@ -120,14 +127,20 @@ mod tests {
         std::fs::write(&groups, format!("meterd:x:{own}:\n")).unwrap();
         let _listener = bind(directory.path(), &Access { groups, ..nobody() }).unwrap();
         let metadata = std::fs::metadata(directory.path().join(NAME)).unwrap();
-        assert_eq!((metadata.permissions().mode() & 0o777, metadata.gid()), (0o660, own));
+        assert_eq!(
+            (metadata.permissions().mode() & 0o777, metadata.gid()),
+            (0o660, own)
+        );
     }
 
     #[tokio::test]
     async fn a_socket_left_by_a_killed_daemon_is_replaced_and_an_attended_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let first = bind(directory.path(), &nobody()).unwrap();
-        assert!(matches!(bind(directory.path(), &nobody()), Err(BindError::Taken(_))));
+        assert!(matches!(
+            bind(directory.path(), &nobody()),
+            Err(BindError::Taken(_))
+        ));
         drop(first);
         let _second = bind(directory.path(), &nobody()).unwrap();
         assert!(UnixStream::connect(directory.path().join(NAME)).is_ok());

@@ -81,8 +81,8 @@ pub(super) struct Unset {
     /// Whose terms
     machine: String,
     /// Which of them
-    #[arg(value_parser = ["plan", "allowance", "renewal-day", "cost-limit", "auto-unsuspend"])]
-    key: String,
+    #[arg(value_name = "KEY", value_parser = ["plan", "allowance", "renewal-day", "cost-limit", "auto-unsuspend"])]
+    setting: String,
     #[command(flatten)]
     how: How,
 }
@@ -129,34 +129,62 @@ pub(super) fn top_up(args: &TopUp, context: &Context) -> Result<(), Failure> {
     // As whole bytes: what was typed is exact, what is displayed is rounded.
     let volume = format!("{} B", args.volume.0);
     let body = json!({"volume": volume, "from_pool": args.from_pool});
-    command(context, &["v1", "machines", &args.machine, "top-up"], body, &args.how)
+    command(
+        context,
+        &["v1", "machines", &args.machine, "top-up"],
+        body,
+        &args.how,
+    )
 }
 
 pub(super) fn set(args: &Set, context: &Context) -> Result<(), Failure> {
     let mut body = Map::new();
     for (key, value) in &args.settings {
-        if body.insert(key.clone(), Value::String(value.clone())).is_some() {
+        if body
+            .insert(key.clone(), Value::String(value.clone()))
+            .is_some()
+        {
             let message = format!("`{key}` is given twice");
             return Err(Failure::new(super::Exit::Usage, message));
         }
     }
-    command(context, &["v1", "machines", &args.machine, "set"], Value::Object(body), &args.how)
+    command(
+        context,
+        &["v1", "machines", &args.machine, "set"],
+        Value::Object(body),
+        &args.how,
+    )
 }
 
 pub(super) fn unset(args: &Unset, context: &Context) -> Result<(), Failure> {
-    let body = json!({"key": args.key});
-    command(context, &["v1", "machines", &args.machine, "unset"], body, &args.how)
+    let body = json!({"key": args.setting});
+    command(
+        context,
+        &["v1", "machines", &args.machine, "unset"],
+        body,
+        &args.how,
+    )
 }
 
 pub(super) fn suspend(args: &Suspend, context: &Context) -> Result<(), Failure> {
     let body = args.ending.body();
-    command(context, &["v1", "machines", &args.machine, "suspend"], body, &args.how)
+    command(
+        context,
+        &["v1", "machines", &args.machine, "suspend"],
+        body,
+        &args.how,
+    )
 }
 
 pub(super) fn lift(args: &Lift, context: &Context) -> Result<(), Failure> {
     let body = args.ending.body();
     match &args.machine {
-        Some(machine) => command(context, &["v1", "machines", machine, "lift"], body, &args.how),
+        Some(machine) => command(
+            context,
+            &["v1", "machines", machine, "lift"],
+            body,
+            &args.how,
+        ),
         None => command(context, &["v1", "lift"], body, &args.how),
     }
 }
@@ -166,7 +194,12 @@ pub(super) fn confirm(args: &Confirm, context: &Context) -> Result<(), Failure> 
 }
 
 pub(super) fn cancel(args: &Cancel, context: &Context) -> Result<(), Failure> {
-    command(context, &["v1", "machines", &args.machine, "cancel"], json!({}), &args.how)
+    command(
+        context,
+        &["v1", "machines", &args.machine, "cancel"],
+        json!({}),
+        &args.how,
+    )
 }
 
 impl Ending {
@@ -184,8 +217,9 @@ impl Ending {
 
 /// `key=value`, checked as the daemon will check it, so that a slip is a usage error.
 fn setting(text: &str) -> Result<(String, String), String> {
-    let (key, value) =
-        text.split_once('=').ok_or_else(|| "expected KEY=VALUE, such as allowance=2TB".to_owned())?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| "expected KEY=VALUE, such as allowance=2TB".to_owned())?;
     api::change(key, value)?;
     Ok((key.replace('_', "-"), value.to_owned()))
 }
@@ -198,7 +232,11 @@ pub(super) fn command(
     how: &How,
 ) -> Result<(), Failure> {
     let answer = change(context, to, body, how)?;
-    if how.json { print_json(&answer) } else { print(&outcome(&answer)) }
+    if how.json {
+        print_json(&answer)
+    } else {
+        print(&outcome(&answer))
+    }
 }
 
 /// Asks for a change.
@@ -216,7 +254,9 @@ pub(super) fn change(
             fields.insert("dry_run".to_owned(), true.into());
         }
     }
-    context.daemon()?.post(&path(to, &[]), &body, how.key.as_deref())
+    context
+        .daemon()?
+        .post(&path(to, &[]), &body, how.key.as_deref())
 }
 
 impl How {
@@ -230,8 +270,14 @@ impl How {
 }
 
 fn outcome(answer: &Value) -> String {
-    let dry_run = answer.get("dry_run").and_then(Value::as_bool).unwrap_or_default();
-    let events = answer.get("events").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let dry_run = answer
+        .get("dry_run")
+        .and_then(Value::as_bool)
+        .unwrap_or_default();
+    let events = answer
+        .get("events")
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
     match (dry_run, events) {
         (true, []) => "Nothing would change.\n".to_owned(),
         (false, []) => "Nothing changed.\n".to_owned(),
@@ -260,7 +306,13 @@ mod tests {
         Nothing was changed. What would happen:
         2026-11-20 10:00:00Z  web1          topped-up       1 GB added
         "#);
-        assert_eq!(outcome(&json!({"dry_run": true, "events": []})), "Nothing would change.\n");
-        assert_eq!(outcome(&json!({"dry_run": false, "events": []})), "Nothing changed.\n");
+        assert_eq!(
+            outcome(&json!({"dry_run": true, "events": []})),
+            "Nothing would change.\n"
+        );
+        assert_eq!(
+            outcome(&json!({"dry_run": false, "events": []})),
+            "Nothing changed.\n"
+        );
     }
 }

@@ -38,16 +38,24 @@ impl Client {
     }
 
     fn at(socket: PathBuf) -> Result<Self, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         let runtime = runtime.map_err(|error| {
-            Failure::new(Exit::System, format!("cannot start to wait for answers: {error}"))
+            Failure::new(
+                Exit::System,
+                format!("cannot start to wait for answers: {error}"),
+            )
         })?;
         Ok(Self { socket, runtime })
     }
 
     /// Asks.
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.request(Request::builder().method(Method::GET).uri(path), Bytes::new())
+        self.request(
+            Request::builder().method(Method::GET).uri(path),
+            Bytes::new(),
+        )
     }
 
     /// Changes. `key` makes it one command, however often it is sent.
@@ -67,10 +75,20 @@ impl Client {
         self.request(request, body.to_string().into())
     }
 
-    fn request(&self, request: hyper::http::request::Builder, body: Bytes) -> Result<Value, Failure> {
-        let request = request.header(HOST, "meterd").body(Full::new(body)).map_err(|error| {
-            Failure::new(Exit::Usage, format!("this cannot be sent to the daemon: {error}"))
-        })?;
+    fn request(
+        &self,
+        request: hyper::http::request::Builder,
+        body: Bytes,
+    ) -> Result<Value, Failure> {
+        let request = request
+            .header(HOST, "meterd")
+            .body(Full::new(body))
+            .map_err(|error| {
+                Failure::new(
+                    Exit::Usage,
+                    format!("this cannot be sent to the daemon: {error}"),
+                )
+            })?;
         let exchange = async { timeout(PATIENCE, self.exchange(request)).await };
         let (status, answer) = self.runtime.block_on(exchange).map_err(|_| {
             let (socket, seconds) = (self.socket.display(), PATIENCE.as_secs());
@@ -102,8 +120,9 @@ impl Client {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|error| unreachable_daemon(&self.socket, &error))?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
         // Ends with the connection; what goes wrong in it, the request says.
         tokio::spawn(connection);
         let response = sender.send_request(request).await.map_err(broken)?;
@@ -142,7 +161,10 @@ fn unreachable_daemon(socket: &Path, error: &io::Error) -> Failure {
 
 fn read(status: StatusCode, answer: &[u8]) -> Result<Value, Failure> {
     let defect = |what: String| {
-        Failure::new(Exit::Software, format!("the daemon's answer is not understood: {what}"))
+        Failure::new(
+            Exit::Software,
+            format!("the daemon's answer is not understood: {what}"),
+        )
     };
     let value: Value =
         serde_json::from_slice(answer).map_err(|error| defect(format!("{status}, {error}")))?;
@@ -158,7 +180,10 @@ fn read(status: StatusCode, answer: &[u8]) -> Result<Value, Failure> {
         _ => Exit::Refused,
     };
     let (title, detail) = (text("title"), text("detail"));
-    Err(Failure::new(exit, if detail.is_empty() { title } else { detail }))
+    Err(Failure::new(
+        exit,
+        if detail.is_empty() { title } else { detail },
+    ))
 }
 
 /// A path from its parts, each encoded, and a query from its pairs.
@@ -168,7 +193,9 @@ pub(super) fn path(parts: &[&str], query: &[(&str, Option<String>)]) -> String {
         path.push('/');
         path.push_str(&encoded(part));
     }
-    let pairs = query.iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
+    let pairs = query
+        .iter()
+        .filter_map(|(key, value)| Some((key, value.as_ref()?)));
     for (position, (key, value)) in pairs.enumerate() {
         path.push(if position == 0 { '?' } else { '&' });
         path.push_str(key);
@@ -199,25 +226,41 @@ mod tests {
     fn names_and_instants_survive_the_way_to_the_daemon() {
         let path = path(
             &["v1", "machines", "web/1 ü", "usage"],
-            &[("from", Some("2026-11-01T00:00:00+01:00".to_owned())), ("to", None)],
+            &[
+                ("from", Some("2026-11-01T00:00:00+01:00".to_owned())),
+                ("to", None),
+            ],
         );
-        assert_eq!(path, "/v1/machines/web%2F1%20%C3%BC/usage?from=2026-11-01T00%3A00%3A00%2B01%3A00");
+        assert_eq!(
+            path,
+            "/v1/machines/web%2F1%20%C3%BC/usage?from=2026-11-01T00%3A00%3A00%2B01%3A00"
+        );
     }
 
     #[test]
     fn without_a_daemon_the_message_names_socket_reason_and_remedy() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("meterd.sock");
-        let failure = Client::at(missing.clone()).unwrap().get("/v1/machines").unwrap_err();
+        let failure = Client::at(missing.clone())
+            .unwrap()
+            .get("/v1/machines")
+            .unwrap_err();
         assert_eq!(failure.exit, Exit::Unavailable);
         let path = missing.display().to_string();
         for part in [path.as_str(), "no such socket", "systemctl start meterd"] {
             assert!(failure.message.contains(part), "{}", failure.message);
         }
         drop(std::os::unix::net::UnixListener::bind(&missing).unwrap());
-        let failure = Client::at(missing).unwrap().get("/v1/machines").unwrap_err();
+        let failure = Client::at(missing)
+            .unwrap()
+            .get("/v1/machines")
+            .unwrap_err();
         assert_eq!(failure.exit, Exit::Unavailable);
-        assert!(failure.message.contains("nobody attends"), "{}", failure.message);
+        assert!(
+            failure.message.contains("nobody attends"),
+            "{}",
+            failure.message
+        );
     }
 
     #[test]
@@ -234,6 +277,9 @@ mod tests {
             let failure = read(status, br#"{"title":"no","detail":"because"}"#).unwrap_err();
             assert_eq!(failure, Failure::new(exit, "because"));
         }
-        assert_eq!(read(StatusCode::OK, b"<html>").unwrap_err().exit, Exit::Software);
+        assert_eq!(
+            read(StatusCode::OK, b"<html>").unwrap_err().exit,
+            Exit::Software
+        );
     }
 }

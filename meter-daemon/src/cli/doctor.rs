@@ -43,31 +43,59 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
 
 fn daemon(context: &Context) -> Feature {
     let name = "daemon".to_owned();
-    match context.daemon().and_then(|daemon| daemon.get("/v1/machines")) {
+    match context
+        .daemon()
+        .and_then(|daemon| daemon.get("/v1/machines"))
+    {
         Ok(machines) => {
             let machines = machines.as_array().map_or(&[][..], Vec::as_slice);
-            let interfaces = machines.iter().filter_map(|machine| machine.get("interfaces"));
+            let interfaces = machines
+                .iter()
+                .filter_map(|machine| machine.get("interfaces"));
             let interfaces: usize = interfaces.filter_map(Value::as_array).map(Vec::len).sum();
-            let detail =
-                format!("running, {} machines on {interfaces} interfaces", machines.len());
-            Feature { name, present: true, detail, remedy: None }
+            let detail = format!(
+                "running, {} machines on {interfaces} interfaces",
+                machines.len()
+            );
+            Feature {
+                name,
+                present: true,
+                detail,
+                remedy: None,
+            }
         }
         Err(failure) => {
             let detail = failure.message;
             let remedy = (failure.exit == Exit::Unavailable)
                 .then(|| "what is attached already goes on counting without it".to_owned());
-            Feature { name, present: false, detail, remedy }
+            Feature {
+                name,
+                present: false,
+                detail,
+                remedy,
+            }
         }
     }
 }
 
 fn list(features: &[Feature], style: Style) -> String {
-    let width = features.iter().map(|feature| feature.name.chars().count()).max().unwrap_or(0);
+    let width = features
+        .iter()
+        .map(|feature| feature.name.chars().count())
+        .max()
+        .unwrap_or(0);
     let mut text = String::new();
     for feature in features {
-        let (mark, code) = if feature.present { ("ok", 32) } else { ("no", 31) };
-        let mark =
-            if style.colour { format!("\x1b[{code}m{mark}\x1b[0m") } else { mark.to_owned() };
+        let (mark, code) = if feature.present {
+            ("ok", 32)
+        } else {
+            ("no", 31)
+        };
+        let mark = if style.colour {
+            format!("\x1b[{code}m{mark}\x1b[0m")
+        } else {
+            mark.to_owned()
+        };
         let (name, detail) = (plain(&feature.name), plain(&feature.detail));
         text.push_str(&format!("{mark}  {name:<width$}  {detail}\n"));
         if let (false, Some(remedy)) = (feature.present, &feature.remedy) {
@@ -89,8 +117,10 @@ mod tests {
             detail: detail.to_owned(),
             remedy: Some("do something".to_owned()),
         };
-        let features =
-            [feature("tcx", true, "kernel 6.18"), feature("bpf filesystem", false, "not mounted")];
+        let features = [
+            feature("tcx", true, "kernel 6.18"),
+            feature("bpf filesystem", false, "not mounted"),
+        ];
         insta::assert_snapshot!(list(&features, Style::default()), @r#"
         ok  tcx             kernel 6.18
         no  bpf filesystem  not mounted

@@ -38,7 +38,11 @@ pub(super) struct Args {
 /// Shows it.
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let daemon = context.daemon()?;
-    let mut reader = Reader { daemon: &daemon, args, after: None };
+    let mut reader = Reader {
+        daemon: &daemon,
+        args,
+        after: None,
+    };
     if !args.follow {
         let events = reader.past(None)?;
         return if args.format.json {
@@ -52,7 +56,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     reader.after.get_or_insert(0);
     loop {
         let lines = events.iter().map(|event| {
-            if args.format.json { format!("{event}\n") } else { sentence::line(event) }
+            if args.format.json {
+                format!("{event}\n")
+            } else {
+                sentence::line(event)
+            }
         });
         print(&lines.collect::<String>())?;
         thread::sleep(PAUSE);
@@ -94,7 +102,10 @@ impl Reader<'_> {
         let Value::Array(events) = self.daemon.get(&path(&["v1", "events"], &query))? else {
             return Ok(Vec::new());
         };
-        let newest = events.iter().filter_map(|event| event.get("seq")?.as_u64()).max();
+        let newest = events
+            .iter()
+            .filter_map(|event| event.get("seq")?.as_u64())
+            .max();
         self.after = newest.or(self.after);
         Ok(events)
     }

@@ -24,20 +24,33 @@ pub(super) struct Args {
 
 /// Why the state is what it is.
 pub(super) fn explain(args: &Args, context: &Context) -> Result<(), Failure> {
-    let found = context.daemon()?.get(&path(&["v1", "machines", &args.machine, "explain"], &[]))?;
+    let found = context
+        .daemon()?
+        .get(&path(&["v1", "machines", &args.machine, "explain"], &[]))?;
     if args.format.json {
         return out::print_json(&found);
     }
-    let sentences = found.get("sentences").and_then(Value::as_array).ok_or_else(|| {
-        Failure::new(Exit::Software, "the daemon's explanation is not understood: no sentences")
-    })?;
-    let lines = sentences.iter().filter_map(Value::as_str).map(|text| plain(text) + "\n");
+    let sentences = found
+        .get("sentences")
+        .and_then(Value::as_array)
+        .ok_or_else(|| {
+            Failure::new(
+                Exit::Software,
+                "the daemon's explanation is not understood: no sentences",
+            )
+        })?;
+    let lines = sentences
+        .iter()
+        .filter_map(Value::as_str)
+        .map(|text| plain(text) + "\n");
     out::print(&lines.collect::<String>())
 }
 
 /// What more would cover the forecast.
 pub(super) fn offer(args: &Args, context: &Context) -> Result<(), Failure> {
-    let found = context.daemon()?.get(&path(&["v1", "machines", &args.machine, "offer"], &[]))?;
+    let found = context
+        .daemon()?
+        .get(&path(&["v1", "machines", &args.machine, "offer"], &[]))?;
     if args.format.json {
         return out::print_json(&found);
     }
@@ -60,7 +73,10 @@ struct Choice {
 
 fn offered(found: Value, machine: &str, style: Style) -> Result<String, Failure> {
     let offer: Offer = serde_json::from_value(found).map_err(|error| {
-        Failure::new(Exit::Software, format!("the daemon's offer is not understood: {error}"))
+        Failure::new(
+            Exit::Software,
+            format!("the daemon's offer is not understood: {error}"),
+        )
     })?;
     let mut text = String::new();
     let allowance = out::volume(offer.allowance, "unlimited");
@@ -69,7 +85,10 @@ fn offered(found: Value, machine: &str, style: Style) -> Result<String, Failure>
         Some(Bytes::ZERO) | None => "nothing".to_owned(),
         Some(volume) => volume.to_string(),
     };
-    let _ = writeln!(text, "    allowance  {allowance}\n     forecast  {forecast}");
+    let _ = writeln!(
+        text,
+        "    allowance  {allowance}\n     forecast  {forecast}"
+    );
     let _ = writeln!(text, "  recommended  {recommended}");
     if offer.choices.is_empty() {
         return Ok(text);
@@ -80,7 +99,11 @@ fn offered(found: Value, machine: &str, style: Style) -> Result<String, Failure>
         table.row([choice.volume.to_string(), cost]);
     }
     let machine = plain(machine);
-    let _ = write!(text, "\n{}\nTake one with `meterd top-up {machine} VOLUME`.\n", table.render());
+    let _ = write!(
+        text,
+        "\n{}\nTake one with `meterd top-up {machine} VOLUME`.\n",
+        table.render()
+    );
     Ok(text)
 }
 

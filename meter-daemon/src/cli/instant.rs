@@ -60,9 +60,19 @@ mod tests {
             ("2026-07-01T12:00", "2026-07-01T10:00:00Z"),
             ("2026-07-01 12:00:30", "2026-07-01T10:00:30Z"),
         ] {
-            assert_eq!(parse_in(text, &vienna), Ok(instant.parse().unwrap()), "{text}");
+            assert_eq!(
+                parse_in(text, &vienna),
+                Ok(instant.parse().unwrap()),
+                "{text}"
+            );
         }
-        for text in ["", "tomorrow", "2026-13-01", "12:00", "2026-12-01T00:00:00+99:00"] {
+        for text in [
+            "",
+            "tomorrow",
+            "2026-13-01",
+            "12:00",
+            "2026-12-01T00:00:00+99:00",
+        ] {
             parse_in(text, &vienna).unwrap_err();
         }
     }

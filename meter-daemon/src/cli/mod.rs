@@ -26,11 +26,11 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
+use self::{client::Client, out::Style};
 pub use self::{
     failure::{Exit, Failure},
     place::CONFIG,
 };
-use self::{client::Client, out::Style};
 
 /// Meters and enforces the traffic of a hypervisor node's machines.
 #[derive(Debug, Parser)]
@@ -121,7 +121,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let context = Context { config: cli.config, style: Style::of_stdout() };
+    let context = Context {
+        config: cli.config,
+        style: Style::of_stdout(),
+    };
     match cli.command {
         Command::Run => crate::daemon::run(&context.config),
         Command::Status(args) => status::run(&args, &context),

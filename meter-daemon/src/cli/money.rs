@@ -48,7 +48,12 @@ pub(super) fn invoices(args: &Invoices, context: &Context) -> Result<(), Failure
 }
 
 pub(super) fn pay(args: &Pay, context: &Context) -> Result<(), Failure> {
-    command(context, &["v1", "invoices", &args.invoice, "pay"], json!({}), &args.how)
+    command(
+        context,
+        &["v1", "invoices", &args.invoice, "pay"],
+        json!({}),
+        &args.how,
+    )
 }
 
 pub(super) fn balance(args: &Balance, context: &Context) -> Result<(), Failure> {
@@ -56,7 +61,9 @@ pub(super) fn balance(args: &Balance, context: &Context) -> Result<(), Failure> 
         let to = ["v1", "accounts", &args.account, "balance"];
         return command(context, &to, json!({"add": add}), &args.how);
     }
-    let found = context.daemon()?.get(&path(&["v1", "accounts", &args.account, "balance"], &[]))?;
+    let found = context
+        .daemon()?
+        .get(&path(&["v1", "accounts", &args.account, "balance"], &[]))?;
     if args.how.json() {
         return out::print_json(&found);
     }
@@ -100,7 +107,8 @@ fn bills(found: Value, style: Style) -> Result<String, Failure> {
             when(&bill.date),
             when(&bill.due),
             bill.amount,
-            bill.paid.map_or_else(|| "no".to_owned(), |paid| when(&paid)),
+            bill.paid
+                .map_or_else(|| "no".to_owned(), |paid| when(&paid)),
             bill.description,
         ]);
     }
@@ -125,8 +133,14 @@ struct Transaction {
 
 fn account(found: Value, style: Style) -> Result<String, Failure> {
     let account: AccountBalance = understood(found, "balance")?;
-    let balance = account.balance.unwrap_or_else(|| "no money is kept".to_owned());
-    let heading = format!("{}  {}\n", out::plain(&account.account), out::plain(&balance));
+    let balance = account
+        .balance
+        .unwrap_or_else(|| "no money is kept".to_owned());
+    let heading = format!(
+        "{}  {}\n",
+        out::plain(&account.account),
+        out::plain(&balance)
+    );
     if account.transactions.is_empty() {
         return Ok(heading);
     }
@@ -150,7 +164,10 @@ fn account(found: Value, style: Style) -> Result<String, Failure> {
 
 fn understood<T: serde::de::DeserializeOwned>(found: Value, what: &str) -> Result<T, Failure> {
     serde_json::from_value(found).map_err(|error| {
-        Failure::new(Exit::Software, format!("the daemon's {what} is not understood: {error}"))
+        Failure::new(
+            Exit::Software,
+            format!("the daemon's {what} is not understood: {error}"),
+        )
     })
 }
 

@@ -25,7 +25,9 @@ impl Style {
     pub(super) fn of_stdout() -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { colour: io::stdout().is_terminal() && !set("NO_COLOR") && !dumb }
+        Self {
+            colour: io::stdout().is_terminal() && !set("NO_COLOR") && !dumb,
+        }
     }
 
     /// A state in its colour.
@@ -47,11 +49,15 @@ impl Style {
 /// the program ends at once, and well.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => process::exit(0),
-        Err(error) => {
-            Err(Failure::new(Exit::Io, format!("cannot write to standard output: {error}")))
-        }
+        Err(error) => Err(Failure::new(
+            Exit::Io,
+            format!("cannot write to standard output: {error}"),
+        )),
         Ok(()) => Ok(()),
     }
 }
@@ -80,14 +86,18 @@ impl Table {
     /// An empty one, with its columns.
     pub(super) fn new(columns: &[(&str, Side)], style: Style) -> Self {
         let mut table = Comfy::new();
-        table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table
+            .load_style(NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled);
         if style.colour {
             table.enforce_styling();
         } else {
             table.force_no_tty();
         }
         let sides: Vec<_> = columns.iter().map(|(_, side)| *side).collect();
-        let header = columns.iter().map(|(name, side)| align(Cell::new(name), *side));
+        let header = columns
+            .iter()
+            .map(|(name, side)| align(Cell::new(name), *side));
         table.set_header(header.collect::<Vec<_>>());
         Self { table, sides }
     }
@@ -95,7 +105,9 @@ impl Table {
     /// One more row. Control characters do not reach the terminal.
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
         let cells = cells.into_iter().zip(&self.sides);
-        let row: Vec<_> = cells.map(|(text, side)| align(Cell::new(plain(&text)), *side)).collect();
+        let row: Vec<_> = cells
+            .map(|(text, side)| align(Cell::new(plain(&text)), *side))
+            .collect();
         self.table.add_row(row);
     }
 
@@ -116,7 +128,11 @@ impl Table {
         let row: Vec<_> = cells
             .map(|(position, (text, side))| {
                 let cell = align(Cell::new(plain(&text)), *side);
-                if position == column { cell.fg(colour) } else { cell }
+                if position == column {
+                    cell.fg(colour)
+                } else {
+                    cell
+                }
             })
             .collect();
         self.table.add_row(row);
@@ -127,7 +143,10 @@ impl Table {
         for column in self.table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        let lines = self.table.lines().map(|line| line.trim_end().to_owned() + "\n");
+        let lines = self
+            .table
+            .lines()
+            .map(|line| line.trim_end().to_owned() + "\n");
         lines.collect()
     }
 }
@@ -141,7 +160,9 @@ fn align(cell: Cell, side: Side) -> Cell {
 
 /// Text from elsewhere (names, reasons) may not steer the reader's terminal.
 pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// A share in percent, rounded down to a tenth: 100 % is never shown before it is reached.
@@ -214,7 +235,10 @@ mod tests {
     #[test]
     fn instants_keep_the_offset_they_were_given_with() {
         assert_eq!(when("2026-11-20T10:00:00.25Z"), "2026-11-20 10:00:00Z");
-        assert_eq!(when("2026-11-20T10:00:00+01:00"), "2026-11-20 10:00:00+01:00");
+        assert_eq!(
+            when("2026-11-20T10:00:00+01:00"),
+            "2026-11-20 10:00:00+01:00"
+        );
         assert_eq!(when("soon"), "soon");
     }
 

@@ -34,7 +34,9 @@ fn runtime_directory(config: &Path) -> Result<PathBuf, Failure> {
         }
         Err(error) => {
             let remedy = match error.kind() {
-                io::ErrorKind::PermissionDenied => "run this with sudo, or ask for leave to read it",
+                io::ErrorKind::PermissionDenied => {
+                    "run this with sudo, or ask for leave to read it"
+                }
                 _ => "give the daemon's own file with --config",
             };
             let exit = match error.kind() {
@@ -48,10 +50,13 @@ fn runtime_directory(config: &Path) -> Result<PathBuf, Failure> {
     };
     // Whatever else is wrong in it, `meterd check` tells.
     let (table, _errors) = DeTable::parse_recoverable(&text);
-    let named = table.get_ref().get("runtime-directory").and_then(|value| match value.get_ref() {
-        DeValue::String(directory) => Some(directory.clone().into_owned()),
-        _ => None,
-    });
+    let named = table
+        .get_ref()
+        .get("runtime-directory")
+        .and_then(|value| match value.get_ref() {
+            DeValue::String(directory) => Some(directory.clone().into_owned()),
+            _ => None,
+        });
     let directory = named.unwrap_or_else(|| RUNTIME.to_owned());
     Ok(config.parent().unwrap_or(Path::new("")).join(directory))
 }
@@ -66,8 +71,14 @@ mod tests {
         let config = directory.path().join("meterd.toml");
         for (text, expected) in [
             ("", PathBuf::from("/run/meterd/meterd.sock")),
-            ("runtime-directory = \"/tmp/x\"", "/tmp/x/meterd.sock".into()),
-            ("runtime-directory = \"run\"", directory.path().join("run/meterd.sock")),
+            (
+                "runtime-directory = \"/tmp/x\"",
+                "/tmp/x/meterd.sock".into(),
+            ),
+            (
+                "runtime-directory = \"run\"",
+                directory.path().join("run/meterd.sock"),
+            ),
             (
                 "colour = \"red\"\nruntime-directory = \"/tmp/x\"\npoll-interval = \n[[machine\n",
                 "/tmp/x/meterd.sock".into(),

@@ -8,7 +8,11 @@ use crate::engine::event::{Event, EventKind};
 /// One line: time, whom it concerns, event, sentence.
 pub(super) fn line(event: &Value) -> String {
     let text = |key: &str| event.get(key).and_then(Value::as_str).unwrap_or_default();
-    let whom = if text("machine").is_empty() { text("account") } else { text("machine") };
+    let whom = if text("machine").is_empty() {
+        text("account")
+    } else {
+        text("machine")
+    };
     let (time, whom, name) = (when(text("time")), plain(whom), plain(text("event")));
     let line = format!("{time}  {whom:<12}  {name:<14}  {}", sentence(event));
     line.trim_end().to_owned() + "\n"
@@ -45,30 +49,57 @@ const fn acts(kind: &EventKind) -> bool {
 fn what(event: &Event) -> String {
     match &event.kind {
         EventKind::PeriodStarted { start, end } => {
-            format!("a period began: {} to {}", when(&start.to_string()), when(&end.to_string()))
+            format!(
+                "a period began: {} to {}",
+                when(&start.to_string()),
+                when(&end.to_string())
+            )
         }
         EventKind::Notice { message, .. } => message.clone(),
         EventKind::Flagged { excess } => format!("{excess} more used than has accrued so far"),
         EventKind::Unflagged {} => "what was used in excess is compensated".to_owned(),
-        EventKind::Throttled { rate_limit_bits_per_second: rate, .. } => format!("to {rate}"),
+        EventKind::Throttled {
+            rate_limit_bits_per_second: rate,
+            ..
+        } => format!("to {rate}"),
         EventKind::Capped { cap_remaining, .. } => format!("{cap_remaining} more, then nothing"),
         EventKind::Suspended { by, reason, .. } => {
-            let by = by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+            let by = by
+                .as_ref()
+                .map(|by| format!(" by {by}"))
+                .unwrap_or_default();
             format!("nothing passes{by}{}", because(reason.as_ref()))
         }
         EventKind::Restored { from, cause } => format!("no longer {}: {cause}", from.as_str()),
-        EventKind::Charged { amount, volume, balance } => {
+        EventKind::Charged {
+            amount,
+            volume,
+            balance,
+        } => {
             let balance = balance.map(|money| format!("; the balance is {money}"));
             format!("{amount} for {volume}{}", balance.unwrap_or_default())
         }
-        EventKind::Invoiced { invoice, due, description, amount, .. } => {
-            format!("bill {invoice} over {amount}, {description}, due {}", when(&due.to_string()))
+        EventKind::Invoiced {
+            invoice,
+            due,
+            description,
+            amount,
+            ..
+        } => {
+            format!(
+                "bill {invoice} over {amount}, {description}, due {}",
+                when(&due.to_string())
+            )
         }
         EventKind::Paid { invoice, amount } => format!("bill {invoice} over {amount}"),
         EventKind::Overdue { invoice, amount } => {
             format!("bill {invoice} over {amount} is past its due date")
         }
-        EventKind::ToppedUp { volume, amount, from_pool } => {
+        EventKind::ToppedUp {
+            volume,
+            amount,
+            from_pool,
+        } => {
             let source = match (from_pool, amount) {
                 (true, _) => " from the pool".to_owned(),
                 (false, Some(amount)) => format!(" for {amount}"),
@@ -77,8 +108,16 @@ fn what(event: &Event) -> String {
             format!("{volume} added{source}")
         }
         EventKind::Refused { command, reason } => format!("{command}: {reason}"),
-        EventKind::Changed { key, value: Some(value), by } => format!("{key} is {value}, by {by}"),
-        EventKind::Changed { key, value: None, by } => {
+        EventKind::Changed {
+            key,
+            value: Some(value),
+            by,
+        } => format!("{key} is {value}, by {by}"),
+        EventKind::Changed {
+            key,
+            value: None,
+            by,
+        } => {
             format!("{key} is again what the files say, by {by}")
         }
         EventKind::Lifted { until, by, reason } => {
@@ -86,12 +125,17 @@ fn what(event: &Event) -> String {
                 || "until the period ends".to_owned(),
                 |until| format!("until {}", when(&until.to_string())),
             );
-            format!("every rule in force, {until}, by {by}{}", because(reason.as_ref()))
+            format!(
+                "every rule in force, {until}, by {by}{}",
+                because(reason.as_ref())
+            )
         }
         EventKind::OverrideEnded {} => "the rules act again".to_owned(),
         EventKind::Balance { amount, balance } => format!("{amount}; the balance is {balance}"),
         EventKind::HeldBack { machines, of } => {
-            format!("{machines} of {of} machines would be hit at once: `meterd confirm` lets it happen")
+            format!(
+                "{machines} of {of} machines would be hit at once: `meterd confirm` lets it happen"
+            )
         }
         EventKind::Confirmed { by } => format!("by {by}"),
         EventKind::Cancelled { by } => format!("metering ended, by {by}"),
@@ -99,7 +143,9 @@ fn what(event: &Event) -> String {
 }
 
 fn because(reason: Option<&String>) -> String {
-    reason.map(|reason| format!(": {reason}")).unwrap_or_default()
+    reason
+        .map(|reason| format!(": {reason}"))
+        .unwrap_or_default()
 }
 
 /// What the engine does not know: its `message`, or its fields.
@@ -148,7 +194,10 @@ mod tests {
             .iter()
             .map(|own| {
                 let mut event = common.clone();
-                event.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+                event
+                    .as_object_mut()
+                    .unwrap()
+                    .extend(own.as_object().unwrap().clone());
                 line(&event)
             })
             .collect();
@@ -173,7 +222,11 @@ mod tests {
             line(&attached),
             "2026-11-20 10:00:00Z  web1          interface-attached  ifindex 7, interface tap101i0\n"
         );
-        let drift = json!({"time": "2026-11-20T10:00:00Z", "event": "drift", "message": "repaired"});
-        assert_eq!(line(&drift), "2026-11-20 10:00:00Z                drift           repaired\n");
+        let drift =
+            json!({"time": "2026-11-20T10:00:00Z", "event": "drift", "message": "repaired"});
+        assert_eq!(
+            line(&drift),
+            "2026-11-20 10:00:00Z                drift           repaired\n"
+        );
     }
 }

@@ -33,7 +33,10 @@ pub(super) fn reload(args: &Reload, context: &Context) -> Result<(), Failure> {
     let answer = change(context, &["v1", "reload"], json!({}), &args.how);
     // The daemon refuses a configuration for one reason: that it is not valid.
     let answer = answer.map_err(|failure| match failure.exit {
-        Exit::Refused => Failure { exit: Exit::Config, ..failure },
+        Exit::Refused => Failure {
+            exit: Exit::Config,
+            ..failure
+        },
         _ => failure,
     })?;
     if args.how.json() {
@@ -59,8 +62,15 @@ pub(super) fn detach(args: &Detach, context: &Context) -> Result<(), Failure> {
 }
 
 fn listed(answer: &Value, key: &str, nothing: &str) -> String {
-    let lines = answer.get(key).and_then(Value::as_array).into_iter().flatten();
-    let lines: String = lines.filter_map(Value::as_str).map(|line| plain(line) + "\n").collect();
+    let lines = answer
+        .get(key)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let lines: String = lines
+        .filter_map(Value::as_str)
+        .map(|line| plain(line) + "\n")
+        .collect();
     match (answer.get("dry_run"), lines.is_empty()) {
         (_, true) => format!("{nothing}\n"),
         (Some(Value::Bool(true)), false) => format!("Not done, only shown:\n{lines}"),

@@ -38,20 +38,23 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let daemon = context.daemon()?;
     let found = match &args.machine {
-        Some(machine) => {
-            Value::Array(vec![daemon.get(&path(&["v1", "machines", machine], &[]))?])
-        }
+        Some(machine) => Value::Array(vec![daemon.get(&path(&["v1", "machines", machine], &[]))?]),
         None => daemon.get("/v1/machines")?,
     };
     if args.format.json {
         return out::print_json(&found);
     }
     let machines: Vec<Status> = serde_json::from_value(found).map_err(|error| {
-        Failure::new(Exit::Software, format!("the daemon's status is not understood: {error}"))
+        Failure::new(
+            Exit::Software,
+            format!("the daemon's status is not understood: {error}"),
+        )
     })?;
     match (args.machine.is_some(), machines.as_slice()) {
         (true, [machine]) => out::print(&card(machine, context.style)),
-        (_, []) => out::print("No machines yet: no interface on this node matches the configuration.\n"),
+        (_, []) => {
+            out::print("No machines yet: no interface on this node matches the configuration.\n")
+        }
         (_, machines) => out::print(&table(machines, context.style)),
     }
 }
@@ -78,11 +81,17 @@ fn table(machines: &[Status], style: Style) -> String {
         };
         let cells = [
             machine.machine.to_string(),
-            machine.plan.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            machine
+                .plan
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), ToString::to_string),
             format!("{}{flag}", machine.state.as_str()),
             machine.used.to_string(),
             out::volume(machine.allowance, "unlimited"),
-            machine.allowance.map(|all| out::percent(machine.used, all)).unwrap_or_default(),
+            machine
+                .allowance
+                .map(|all| out::percent(machine.used, all))
+                .unwrap_or_default(),
             out::volume(machine.remaining, "-"),
             out::volume(machine.forecast, "-"),
             machine.period.days_left.to_string(),
@@ -97,7 +106,10 @@ fn table(machines: &[Status], style: Style) -> String {
 fn card(machine: &Status, style: Style) -> String {
     let mut card = String::new();
     let since = local(machine.since, &machine.period.start);
-    let rule = machine.rule.as_ref().map(|rule| format!(", by the rule `{}`", plain(rule.as_str())));
+    let rule = machine
+        .rule
+        .as_ref()
+        .map(|rule| format!(", by the rule `{}`", plain(rule.as_str())));
     let _ = writeln!(
         card,
         "{}  {} since {since}{}\n",
@@ -119,20 +131,36 @@ fn lines(machine: &Status) -> Vec<(&'static str, String)> {
     };
     let period = &machine.period;
     let mut lines = vec![
-        ("plan", named(machine.plan.as_ref().map(|plan| plan.as_str()))),
-        ("account", named(machine.account.as_ref().map(|account| account.as_str()))),
+        (
+            "plan",
+            named(machine.plan.as_ref().map(|plan| plan.as_str())),
+        ),
+        (
+            "account",
+            named(machine.account.as_ref().map(|account| account.as_str())),
+        ),
         ("interfaces", interfaces),
-        ("period", format!("{} to {}", when(&period.start), when(&period.end))),
+        (
+            "period",
+            format!("{} to {}", when(&period.start), when(&period.end)),
+        ),
         ("refill", days(period.days_left)),
     ];
     match machine.allowance {
         Some(allowance) => {
             let percent = out::percent(machine.used, allowance);
-            let share = if percent.is_empty() { percent } else { format!(", {percent}") };
+            let share = if percent.is_empty() {
+                percent
+            } else {
+                format!(", {percent}")
+            };
             lines.push(("used", format!("{} of {allowance}{share}", machine.used)));
             lines.push(("", out::bar(machine.used, allowance, BAR)));
         }
-        None => lines.push(("used", format!("{} of an unlimited allowance", machine.used))),
+        None => lines.push((
+            "used",
+            format!("{} of an unlimited allowance", machine.used),
+        )),
     }
     lines.push(("received", machine.received.to_string()));
     lines.push(("sent", machine.sent.to_string()));
@@ -149,31 +177,50 @@ fn lines(machine: &Status) -> Vec<(&'static str, String)> {
         lines.push(("cap", format!("{left} left")));
     }
     if machine.flagged {
-        lines.push(("flagged", "yes: more used than has accrued so far".to_owned()));
+        lines.push((
+            "flagged",
+            "yes: more used than has accrued so far".to_owned(),
+        ));
     }
     if let Some(forecast) = machine.forecast {
-        let share = machine.allowance.map(|allowance| out::percent(forecast, allowance));
-        let share = share.filter(|share| !share.is_empty()).map(|share| format!(", {share}"));
+        let share = machine
+            .allowance
+            .map(|allowance| out::percent(forecast, allowance));
+        let share = share
+            .filter(|share| !share.is_empty())
+            .map(|share| format!(", {share}"));
         let share = share.unwrap_or_default();
         lines.push(("forecast", format!("{forecast} at the period's end{share}")));
     }
     if let Some(pool) = &machine.pool {
         let percent = out::percent(pool.left, pool.size);
-        let share = if percent.is_empty() { percent } else { format!(", {percent}") };
-        lines.push(("pool", format!("{} left of {}{share}", pool.left, pool.size)));
+        let share = if percent.is_empty() {
+            percent
+        } else {
+            format!(", {percent}")
+        };
+        lines.push((
+            "pool",
+            format!("{} left of {}{share}", pool.left, pool.size),
+        ));
     }
     if let Some(next) = &machine.next {
         lines.push(("next", coming(next, &period.start)));
     }
     if !machine.cancellable {
-        lines.push(("cancellable", "no: a bill is unpaid (`meterd invoices`)".to_owned()));
+        lines.push((
+            "cancellable",
+            "no: a bill is unpaid (`meterd invoices`)".to_owned(),
+        ));
     }
     lines
 }
 
 fn coming(next: &NextRule, offset_of: &str) -> String {
     let at_bytes = next.at_bytes.map(|volume| format!(" at {volume}"));
-    let at_time = next.at_time.map(|instant| format!(", {}", local(instant, offset_of)));
+    let at_time = next
+        .at_time
+        .map(|instant| format!(", {}", local(instant, offset_of)));
     format!(
         "`{}`{}{}",
         plain(next.rule.as_str()),

@@ -68,8 +68,9 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         ("from", args.from.map(|instant| instant.to_string())),
         ("to", args.to.map(|instant| instant.to_string())),
     ];
-    let found =
-        context.daemon()?.get(&path(&["v1", "machines", &args.machine, "usage"], &query))?;
+    let found = context
+        .daemon()?
+        .get(&path(&["v1", "machines", &args.machine, "usage"], &query))?;
     if args.format.json {
         return out::print_json(&found);
     }
@@ -78,7 +79,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
 
 fn table(found: Value, by: By, style: Style) -> Result<String, Failure> {
     let rows: Vec<Row> = serde_json::from_value(found).map_err(|error| {
-        Failure::new(Exit::Software, format!("the daemon's usage is not understood: {error}"))
+        Failure::new(
+            Exit::Software,
+            format!("the daemon's usage is not understood: {error}"),
+        )
     })?;
     if rows.is_empty() {
         return Ok("No traffic is recorded there.\n".to_owned());
@@ -97,7 +101,11 @@ fn table(found: Value, by: By, style: Style) -> Result<String, Failure> {
     }
     if rows.len() > 1 {
         let all = rows.iter().map(|row| row.traffic).sum();
-        table.row(figures(format!("{} {}s", rows.len(), by.as_str()), String::new(), all));
+        table.row(figures(
+            format!("{} {}s", rows.len(), by.as_str()),
+            String::new(),
+            all,
+        ));
     }
     Ok(table.render())
 }
@@ -138,6 +146,10 @@ mod tests {
 
     #[test]
     fn no_rows_is_an_answer() {
-        assert!(table(json!([]), By::Day, Style::default()).unwrap().starts_with("No traffic"));
+        assert!(
+            table(json!([]), By::Day, Style::default())
+                .unwrap()
+                .starts_with("No traffic")
+        );
     }
 }

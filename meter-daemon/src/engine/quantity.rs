@@ -154,7 +154,9 @@ fn scaled(text: &str, units: &[(&str, u64)], expected: &str) -> Result<u64, Stri
     // only be zeros, or not a whole smallest unit.
     let fraction = fraction.trim_end_matches('0');
     let too_large = || format!("`{text}` is more than can be counted (2^64)");
-    let digits: u128 = format!("{whole}{fraction}").parse().map_err(|_| too_large())?;
+    let digits: u128 = format!("{whole}{fraction}")
+        .parse()
+        .map_err(|_| too_large())?;
     let divisor = u32::try_from(fraction.len())
         .ok()
         .and_then(|decimals| 10_u128.checked_pow(decimals))
@@ -189,8 +191,22 @@ mod tests {
     #[test]
     fn what_is_no_volume_is_refused_with_what_to_write_instead() {
         for text in [
-            "", "TB", "1", "1 tb", "1 Tb", "-1 TB", "1. TB", ".5 TB", "1.2.3 TB", "1,5 TB", "1e3 B",
-            "0.5 B", "1.0001 kB x", "18446744073709551616 B", "16 EiB", "0.00001 kB",
+            "",
+            "TB",
+            "1",
+            "1 tb",
+            "1 Tb",
+            "-1 TB",
+            "1. TB",
+            ".5 TB",
+            "1.2.3 TB",
+            "1,5 TB",
+            "1e3 B",
+            "0.5 B",
+            "1.0001 kB x",
+            "18446744073709551616 B",
+            "16 EiB",
+            "0.00001 kB",
         ] {
             let error = parse_volume(text).unwrap_err();
             assert!(error.contains('`'), "{text}: {error}");
@@ -203,11 +219,31 @@ mod tests {
         assert_eq!(parse_rate("64 kbit/s"), Ok(BitsPerSecond(64_000)));
         assert_eq!(parse_rate("2.5 Gbit/s"), Ok(BitsPerSecond(2_500_000_000)));
         assert!(parse_rate("64 kB/s").is_err());
-        for (text, seconds) in [("0s", 0), ("24h", 86_400), ("5d", 432_000), ("1h30m", 5_400)] {
-            assert_eq!(parse_duration(text), Ok(SignedDuration::from_secs(seconds)), "{text}");
+        for (text, seconds) in [
+            ("0s", 0),
+            ("24h", 86_400),
+            ("5d", 432_000),
+            ("1h30m", 5_400),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(SignedDuration::from_secs(seconds)),
+                "{text}"
+            );
         }
-        assert_eq!(parse_duration("1 h 30 m"), Ok(SignedDuration::from_secs(5_400)));
-        for text in ["", "5", "h", "5 days ago", "-1h", "99999999999999999999d", "0.5s"] {
+        assert_eq!(
+            parse_duration("1 h 30 m"),
+            Ok(SignedDuration::from_secs(5_400))
+        );
+        for text in [
+            "",
+            "5",
+            "h",
+            "5 days ago",
+            "-1h",
+            "99999999999999999999d",
+            "0.5s",
+        ] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         assert_eq!(parse_percent("99.5 %"), Ok(Percent(Decimal::new(995, 1))));

@@ -120,7 +120,10 @@ pub(super) const FAMILIES: &[Family] = &[
         help: "1 for the state the machine is in, 0 for the others.",
         source: Machines(|machine, samples| {
             for state in State::ALL {
-                let labels = [("machine", machine.machine.as_str()), ("state", state.as_str())];
+                let labels = [
+                    ("machine", machine.machine.as_str()),
+                    ("state", state.as_str()),
+                ];
                 samples.push("", &labels, u8::from(state == machine.state));
             }
         }),
@@ -143,7 +146,11 @@ pub(super) const FAMILIES: &[Family] = &[
         kind: Gauge,
         help: "What a capped machine may still move; absent without a cap.",
         source: Machines(|machine, samples| {
-            optional(machine, samples, machine.cap_remaining.map(|volume| volume.0));
+            optional(
+                machine,
+                samples,
+                machine.cap_remaining.map(|volume| volume.0),
+            );
         }),
     },
     Family {
@@ -151,10 +158,17 @@ pub(super) const FAMILIES: &[Family] = &[
         kind: Info,
         help: "Whose a machine is, and its plan.",
         source: Machines(|machine, samples| {
-            let account = machine.account.as_ref().map_or("", |account| account.as_str());
+            let account = machine
+                .account
+                .as_ref()
+                .map_or("", |account| account.as_str());
             let plan = machine.plan.as_ref().map_or("", |plan| plan.as_str());
             let id = machine.machine.as_str();
-            samples.push("", &[("machine", id), ("account", account), ("plan", plan)], 1);
+            samples.push(
+                "",
+                &[("machine", id), ("account", account), ("plan", plan)],
+                1,
+            );
         }),
     },
     Family {
@@ -180,7 +194,10 @@ pub(super) const FAMILIES: &[Family] = &[
         source: Interfaces(|interface, samples| {
             for (name, direction) in directions(interface) {
                 if let Some(drift) = direction.drift {
-                    let labels = [("interface", interface.interface.as_str()), ("direction", name)];
+                    let labels = [
+                        ("interface", interface.interface.as_str()),
+                        ("direction", name),
+                    ];
                     samples.push("", &labels, drift);
                 }
             }
@@ -225,7 +242,13 @@ fn directions(interface: &InterfaceFigures) -> [(&'static str, &DirectionFigures
 /// Labels are always there: empty where the machine is not known.
 fn labels<'a>(interface: &'a InterfaceFigures, direction: &'a str) -> [(&'static str, &'a str); 3] {
     [
-        ("machine", interface.machine.as_ref().map_or("", |machine| machine.as_str())),
+        (
+            "machine",
+            interface
+                .machine
+                .as_ref()
+                .map_or("", |machine| machine.as_str()),
+        ),
         ("interface", &interface.interface),
         ("direction", direction),
     ]
@@ -249,7 +272,11 @@ fn dropped(interface: &InterfaceFigures, samples: &mut Samples<'_>) {
             ("capped", direction.dropped_capped),
             ("suspended", direction.dropped_suspended),
         ] {
-            samples.push("", &[machine, interface, direction_label, ("reason", reason)], volume.0);
+            samples.push(
+                "",
+                &[machine, interface, direction_label, ("reason", reason)],
+                volume.0,
+            );
         }
     }
 }

@@ -172,10 +172,15 @@ pub async fn serve(listener: TcpListener, calls: mpsc::Sender<Call>) {
 }
 
 async fn scrape(calls: &mpsc::Sender<Call>, headers: &HeaderMap) -> Response {
-    let peer = Peer { name: "metrics".to_owned(), may_change: false };
+    let peer = Peer {
+        name: "metrics".to_owned(),
+        may_change: false,
+    };
     let problem = match ask_loop(calls, Ask::Metrics, peer, LIMITS.answer).await {
         Ok(Answer::Metrics(figures)) => {
-            let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+            let accept = headers
+                .get(header::ACCEPT)
+                .and_then(|accept| accept.to_str().ok());
             let dialect = Dialect::wanted(accept.unwrap_or_default());
             // In pages, so that the text of ten thousand machines is never in memory at once.
             let pages = Pages::new(figures, dialect).map(Ok::<_, Infallible>);
@@ -186,4 +191,88 @@ async fn scrape(calls: &mpsc::Sender<Call>, headers: &HeaderMap) -> Response {
         Ok(Answer::Json(_)) => "the daemon answered with JSON; a defect of meterd".to_owned(),
     };
     (StatusCode::SERVICE_UNAVAILABLE, problem).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// What a scraper gets from a loop that answers with `answer`, and what it asked for.
+    async fn scraped(path: &str, accept: &str, answer: Answer) -> (String, Vec<Ask>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (calls, mut called) = mpsc::channel::<Call>(1);
+        let server = tokio::spawn(serve(listener, calls));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{accept}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        let mut asked = Vec::new();
+        {
+            let mut read = std::pin::pin!(stream.read_to_string(&mut reply));
+            loop {
+                tokio::select! {
+                    read = &mut read => {
+                        read.unwrap();
+                        break;
+                    }
+                    Some(call) = called.recv() => {
+                        asked.push(call.ask);
+                        call.answer.send(answer.clone()).unwrap();
+                    }
+                }
+            }
+        }
+        drop(called);
+        tokio::time::timeout(Duration::from_secs(20), server)
+            .await
+            .unwrap()
+            .unwrap();
+        (reply, asked)
+    }
+
+    #[tokio::test]
+    async fn a_scraper_gets_the_text_it_prefers() {
+        let figures = Answer::Metrics(Box::new(Figures {
+            version: "0.1.0".to_owned(),
+            ..Figures::default()
+        }));
+        let (reply, asked) = scraped("/metrics", "", figures.clone()).await;
+        assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+        assert!(
+            reply.contains("text/plain; version=0.0.4; charset=utf-8"),
+            "{reply}"
+        );
+        assert!(
+            reply.contains("meterd_build_info{version=\"0.1.0\"} 1\n"),
+            "{reply}"
+        );
+        assert_eq!(asked, [Ask::Metrics]);
+        let accept = "Accept: application/openmetrics-text; version=1.0.0\r\n";
+        let (reply, _) = scraped("/metrics", accept, figures).await;
+        assert!(
+            reply.contains("application/openmetrics-text; version=1.0.0"),
+            "{reply}"
+        );
+        assert!(reply.contains("# EOF\n"), "{reply}");
+    }
+
+    #[tokio::test]
+    async fn nothing_else_is_served_there() {
+        let nothing = Answer::Metrics(Box::default());
+        let (reply, asked) = scraped("/v1/machines", "", nothing).await;
+        assert!(reply.starts_with("HTTP/1.1 404"), "{reply}");
+        assert_eq!(asked, []);
+    }
+
+    #[tokio::test]
+    async fn without_figures_a_scrape_fails_instead_of_being_empty() {
+        let problem = Answer::Problem(super::super::Problem::new(503, "starting", "no poll yet"));
+        let (reply, _) = scraped("/metrics", "", problem).await;
+        assert!(reply.starts_with("HTTP/1.1 503"), "{reply}");
+        assert!(reply.contains("no poll yet"), "{reply}");
+    }
 }

@@ -46,7 +46,11 @@ impl Dialect {
                 _ => {}
             }
         }
-        if open > 0.0 && open >= classic { Self::OpenMetrics } else { Self::Classic }
+        if open > 0.0 && open >= classic {
+            Self::OpenMetrics
+        } else {
+            Self::Classic
+        }
     }
 
     pub(super) const fn content_type(self) -> &'static str {
@@ -67,7 +71,12 @@ pub(super) struct Pages {
 
 impl Pages {
     pub(super) const fn new(figures: Box<Figures>, dialect: Dialect) -> Self {
-        Self { figures, dialect, family: 0, row: 0 }
+        Self {
+            figures,
+            dialect,
+            family: 0,
+            row: 0,
+        }
     }
 }
 
@@ -78,8 +87,7 @@ impl Iterator for Pages {
         let Some(family) = FAMILIES.get(self.family) else {
             let ended = self.family > FAMILIES.len();
             self.family = FAMILIES.len() + 1;
-            return (!ended && self.dialect == Dialect::OpenMetrics)
-                .then(|| "# EOF\n".to_owned());
+            return (!ended && self.dialect == Dialect::OpenMetrics).then(|| "# EOF\n".to_owned());
         };
         let mut text = String::new();
         if self.dialect == Dialect::Classic && family.name == NOT_CLASSIC {
@@ -92,7 +100,10 @@ impl Iterator for Pages {
         if self.row == 0 {
             head(&mut text, family, stem, self.dialect);
         }
-        let mut samples = Samples { text: &mut text, name: family.name };
+        let mut samples = Samples {
+            text: &mut text,
+            name: family.name,
+        };
         let rows = self.row..self.row + PAGE;
         let total = match family.source {
             Source::Machines(write) => {
@@ -188,7 +199,11 @@ pub(super) fn seconds(duration: Duration) -> String {
 pub(super) fn timestamp(instant: Timestamp) -> String {
     let milliseconds = instant.as_millisecond();
     let (seconds, rest) = (milliseconds.div_euclid(1000), milliseconds.rem_euclid(1000));
-    if rest == 0 { seconds.to_string() } else { format!("{seconds}.{rest:03}") }
+    if rest == 0 {
+        seconds.to_string()
+    } else {
+        format!("{seconds}.{rest:03}")
+    }
 }
 
 #[cfg(test)]
@@ -254,7 +269,10 @@ mod tests {
                     received: direction(1_000),
                     sent: direction(2_000),
                 },
-                InterfaceFigures { interface: "veth7".to_owned(), ..InterfaceFigures::default() },
+                InterfaceFigures {
+                    interface: "veth7".to_owned(),
+                    ..InterfaceFigures::default()
+                },
             ],
             last_poll: Some("2026-11-20T10:00:00.250Z".parse().unwrap()),
             polls,
@@ -303,22 +321,43 @@ mod tests {
             let name = family.name;
             assert!(name.starts_with("meterd_"), "{name}");
             assert!(
-                name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+                name.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
                 "{name}: snake case"
             );
-            assert_eq!(name.ends_with("_total"), family.kind == Kind::Counter, "{name}");
+            assert_eq!(
+                name.ends_with("_total"),
+                family.kind == Kind::Counter,
+                "{name}"
+            );
             assert_eq!(name.ends_with("_info"), family.kind == Kind::Info, "{name}");
             for word in name.split('_').filter(|_| name != NOT_CLASSIC) {
-                for reserved in
-                    ["counter", "gauge", "histogram", "summary", "bucket", "count", "sum"]
-                {
+                for reserved in [
+                    "counter",
+                    "gauge",
+                    "histogram",
+                    "summary",
+                    "bucket",
+                    "count",
+                    "sum",
+                ] {
                     assert_ne!(word, reserved, "{name}");
                 }
-                for unit in ["kilobytes", "milliseconds", "ms", "bits", "minutes", "hours"] {
+                for unit in [
+                    "kilobytes",
+                    "milliseconds",
+                    "ms",
+                    "bits",
+                    "minutes",
+                    "hours",
+                ] {
                     assert_ne!(word, unit, "{name}: base units");
                 }
             }
-            assert!(family.help.ends_with('.') && !family.help.contains('\n'), "{name}");
+            assert!(
+                family.help.ends_with('.') && !family.help.contains('\n'),
+                "{name}"
+            );
         }
         let text = text(Dialect::Classic);
         for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
@@ -350,7 +389,10 @@ mod tests {
             .filter(|series| series.starts_with("meterd_traffic_packets_total{"))
             .count();
         assert_eq!(packets, (PAGE * 2 + 1) * 2);
-        assert_eq!(text.matches("# TYPE meterd_traffic_packets_total").count(), 1);
+        assert_eq!(
+            text.matches("# TYPE meterd_traffic_packets_total").count(),
+            1
+        );
     }
 
     #[test]
@@ -369,7 +411,10 @@ mod tests {
             ("*/*", Dialect::Classic),
             ("text/plain", Dialect::Classic),
             ("application/openmetrics-text", Dialect::OpenMetrics),
-            ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.9", Dialect::Classic),
+            (
+                "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.9",
+                Dialect::Classic,
+            ),
             ("application/openmetrics-text; q=0", Dialect::Classic),
             // Prometheus 2.42's own.
             (
