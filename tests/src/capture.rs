@@ -28,6 +28,8 @@ pub struct Count {
     pub payload: u64,
     /// Frames that carried something in TCP or UDP.
     pub carriers: u64,
+    /// The bytes of those frames.
+    pub carrier_bytes: u64,
     /// The largest frame: above the MTU's, the capture stands where packets are not segmented.
     pub largest: u64,
 }
@@ -38,6 +40,7 @@ impl Count {
         self.bytes += other.bytes;
         self.payload += other.payload;
         self.carriers += other.carriers;
+        self.carrier_bytes += other.carrier_bytes;
         self.largest = self.largest.max(other.largest);
     }
 }
@@ -51,6 +54,7 @@ impl Sub for Count {
             bytes: self.bytes - before.bytes,
             payload: self.payload - before.payload,
             carriers: self.carriers - before.carriers,
+            carrier_bytes: self.carrier_bytes - before.carrier_bytes,
             largest: self.largest,
         }
     }
@@ -196,6 +200,7 @@ fn weigh(slot: &[u8; RING_FRAME]) -> (Mac, Mac, Count) {
         bytes,
         payload,
         carriers: u64::from(payload > 0),
+        carrier_bytes: if payload > 0 { bytes } else { 0 },
         largest: bytes,
     };
     (mac(6), mac(0), count)

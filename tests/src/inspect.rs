@@ -126,6 +126,15 @@ fn tc_dump(kind: u16, ifindex: u32, parent: u32) -> Result<Vec<Queue>> {
     Ok(all.iter().filter_map(|(_, body)| read(body)).collect())
 }
 
+/// What Proxmox does when a NIC is edited.
+pub fn delete_root_qdisc(interface: &str) -> Result<()> {
+    const RTM_DELQDISC: u16 = 37;
+    const ROOT: u32 = u32::MAX;
+    let ifindex = links::get(interface)?.index;
+    let message = Message::new(RTM_DELQDISC, 0).bytes(&tcmsg(ifindex, 0, ROOT, 0));
+    Netlink::open()?.request(message, &format!("delete the root qdisc of {interface}"))
+}
+
 pub(crate) fn tcmsg(ifindex: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
     [0, ifindex, handle, parent, info]
         .iter()

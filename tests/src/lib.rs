@@ -16,6 +16,7 @@ pub mod netlink;
 pub mod packet;
 pub mod paper;
 pub mod sandbox;
+pub mod scene;
 mod sys;
 pub mod tap;
 pub mod topology;

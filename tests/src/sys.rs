@@ -113,7 +113,7 @@ pub(crate) fn interface_ioctl(
     check(unsafe {
         libc::ioctl(
             fd.as_fd().as_raw_fd(),
-            request.try_into().unwrap_or_default(),
+            request as libc::Ioctl,
             ifreq.as_mut_ptr(),
         )
     })?;
@@ -139,13 +139,7 @@ pub(crate) fn value_ioctl(
     value: libc::c_ulong,
 ) -> io::Result<()> {
     // SAFETY: the requests used here (TUNSETOFFLOAD) read the argument as a number.
-    check(unsafe {
-        libc::ioctl(
-            fd.as_fd().as_raw_fd(),
-            request.try_into().unwrap_or_default(),
-            value,
-        )
-    })?;
+    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request as libc::Ioctl, value) })?;
     Ok(())
 }
 
