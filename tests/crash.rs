@@ -1,4 +1,5 @@
 //! `kill -9` at any time: nothing lost, nothing twice, nothing left double on a hook.
+#![expect(clippy::print_stdout, reason = "a test shows what it measured")]
 
 use std::{
     path::Path,

@@ -1,5 +1,6 @@
 //! The plan `edis` as it is shipped, end to end on a real interface, with an allowance that
 //! a test can use up: notices, throttle, top-up from the pool, full speed again.
+#![expect(clippy::print_stdout, reason = "a test shows what it measured")]
 
 use std::time::Duration;
 
