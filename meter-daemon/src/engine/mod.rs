@@ -6,6 +6,7 @@
 pub mod command;
 pub mod event;
 pub mod plan;
+pub mod quantity;
 pub mod record;
 pub mod span;
 pub mod status;

@@ -59,6 +59,19 @@ pub struct Reading {
     pub packets: [u64; 2],
     /// Frames' bytes as the kernel's own interface counters take them: received, sent.
     pub frames: [Bytes; 2],
+    /// Of `traffic`, what was handed to a shaper of ours instead of going straight through:
+    /// received, sent. What a shaper drops was not used, so of this only what came through
+    /// counts: used = traffic - shaped + what the shapers let through ([`Shaped`]).
+    pub shaped: [Bytes; 2],
+}
+
+/// What came through the two shapers of an interface since they were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shaped {
+    /// The IFB's ifindex: names the pair. Another pair counts from zero.
+    pub ifb: u32,
+    /// Received, sent.
+    pub through: [Bytes; 2],
 }
 
 /// A slot and its owner.
@@ -76,10 +89,8 @@ pub struct SlotRecord {
     pub base: Reading,
     /// What they showed at the last commit: everything up to here is in the ledger.
     pub cursor: Reading,
-    /// While our shapers stand: what came through them at the cursor, from the tap's and its
-    /// IFB's own transmit counters, received and sent. What a shaper drops was not used, so
-    /// while this is present before and after, it decides instead of `cursor.traffic`.
-    pub shaped: Option<[Bytes; 2]>,
+    /// What had come through our shapers at the cursor, while they stand.
+    pub shaped: Option<Shaped>,
     /// Traffic from before attachment, credited from the interface's own counters. Absent
     /// until it has been found, once.
     pub credit: Option<Traffic>,

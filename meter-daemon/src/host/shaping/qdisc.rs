@@ -1,0 +1,240 @@
+//! Qdiscs and classes as the kernel shows and takes them: kind, handle, parent, options.
+
+use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcAttribute, TcHeader, TcMessage},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::host::netlink::{NetlinkError, Reply, Request, Requests, attribute, text};
+
+/// TC_H_ROOT.
+pub(super) const ROOT: u32 = u32::MAX;
+/// TC_H_INGRESS, of which clsact is the successor.
+const INGRESS: u32 = 0xffff_fff1;
+
+const TC_HEADER: usize = 20;
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_STAB: u16 = 8;
+
+/// A qdisc or a class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Node {
+    /// The kernel's word: `htb`, `tbf`, …
+    pub(super) kind: String,
+    /// Major and minor number.
+    pub(super) handle: u32,
+    /// A handle, or [`ROOT`].
+    pub(super) parent: u32,
+    /// Of a class: the handle of its leaf qdisc.
+    pub(super) leaf: u32,
+    /// TCA_OPTIONS, as the kernel dumps it and takes it.
+    #[serde(with = "hex")]
+    pub(super) options: Vec<u8>,
+    /// Whether the sizes of packets are corrected by a table, which is not dumped.
+    #[serde(skip)]
+    pub(super) has_size_table: bool,
+}
+
+/// May the request replace something?
+#[derive(Clone, Copy)]
+pub(super) enum Put {
+    /// Only where nothing but the kernel's default stands.
+    New,
+    /// Whatever stands there is replaced, or changed in place where it is the same.
+    Replace,
+}
+
+/// The qdiscs of an interface that the kernel shows.
+///
+/// The kernel lists those of all interfaces, so this is not for the ordinary case. To ask for
+/// one by its parent would be no better: that answer goes to everybody who listens to
+/// changes (qdisc_get_notify), ourselves among them.
+pub(super) fn qdiscs(requests: &mut Requests, ifindex: u32) -> Result<Qdiscs, NetlinkError> {
+    let replies = requests.dump(
+        "list the qdiscs",
+        &RouteNetlinkMessage::GetQueueDiscipline(message(ifindex, 0, 0)),
+    )?;
+    Ok(Qdiscs(
+        replies
+            .iter()
+            .filter_map(|reply| node(reply, ifindex))
+            .collect(),
+    ))
+}
+
+/// The qdiscs of an interface.
+pub(super) struct Qdiscs(Vec<Node>);
+
+impl Qdiscs {
+    /// The one at the root; `None` for the built-in one of an interface that is down.
+    pub(super) fn root(&self) -> Option<&Node> {
+        self.below(ROOT)
+    }
+
+    /// An `ingress` or `clsact`.
+    pub(super) fn ingress(&self) -> Option<&Node> {
+        self.below(INGRESS)
+    }
+
+    /// The one below a class.
+    pub(super) fn below(&self, parent: u32) -> Option<&Node> {
+        self.0.iter().find(|qdisc| qdisc.parent == parent)
+    }
+}
+
+/// The classes of all qdiscs of an interface.
+pub(super) fn classes(requests: &mut Requests, ifindex: u32) -> Result<Vec<Node>, NetlinkError> {
+    let replies = requests.dump(
+        &format!("list the classes of interface {ifindex}"),
+        &RouteNetlinkMessage::GetTrafficClass(message(ifindex, 0, 0)),
+    )?;
+    Ok(replies
+        .iter()
+        .filter_map(|reply| node(reply, ifindex))
+        .collect())
+}
+
+/// Whether a qdisc or class has filters.
+pub(super) fn has_filters(
+    requests: &mut Requests,
+    ifindex: u32,
+    parent: u32,
+) -> Result<bool, NetlinkError> {
+    let replies = requests.dump(
+        &format!(
+            "list the filters at {} of interface {ifindex}",
+            Handle(parent)
+        ),
+        &RouteNetlinkMessage::GetTrafficFilter(message(ifindex, 0, parent)),
+    )?;
+    Ok(!replies.is_empty())
+}
+
+/// The request that puts a qdisc where its parent says.
+pub(super) fn put_qdisc(ifindex: u32, node: &Node, put: Put) -> Request {
+    Request {
+        attempt: format!(
+            "put qdisc {} {} at {} of interface {ifindex}",
+            node.kind,
+            Handle(node.handle),
+            Handle(node.parent)
+        ),
+        message: RouteNetlinkMessage::NewQueueDiscipline(full(ifindex, node)),
+        flags: NLM_F_CREATE
+            | match put {
+                Put::New => NLM_F_EXCL,
+                Put::Replace => NLM_F_REPLACE,
+            },
+    }
+}
+
+/// The request that makes a class, or changes it in place.
+pub(super) fn put_class(ifindex: u32, node: &Node) -> Request {
+    Request {
+        attempt: format!(
+            "put class {} {} on interface {ifindex}",
+            node.kind,
+            Handle(node.handle)
+        ),
+        message: RouteNetlinkMessage::NewTrafficClass(full(ifindex, node)),
+        flags: NLM_F_CREATE,
+    }
+}
+
+/// The request that deletes the root qdisc if it still has this handle; the kernel then puts
+/// its default there.
+pub(super) fn delete_root(ifindex: u32, handle: u32) -> Request {
+    Request {
+        attempt: format!("delete our root qdisc of interface {ifindex}"),
+        message: RouteNetlinkMessage::DelQueueDiscipline(message(ifindex, handle, ROOT)),
+        flags: 0,
+    }
+}
+
+fn full(ifindex: u32, node: &Node) -> TcMessage {
+    let mut message = message(ifindex, node.handle, node.parent);
+    message.attributes = vec![
+        TcAttribute::Kind(node.kind.clone()),
+        TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, node.options.clone())),
+    ];
+    message
+}
+
+fn message(ifindex: u32, handle: u32, parent: u32) -> TcMessage {
+    let mut message = TcMessage::default();
+    message.header.index = ifindex.cast_signed();
+    message.header.handle = handle.into();
+    message.header.parent = parent.into();
+    message
+}
+
+/// What a reply shows, if it is of this interface.
+fn node(reply: &Reply, ifindex: u32) -> Option<Node> {
+    let header = TcHeader::parse(reply).ok()?;
+    if header.index != ifindex.cast_signed() {
+        return None;
+    }
+    let attributes = reply.get(TC_HEADER..)?;
+    Some(Node {
+        kind: attribute(attributes, TCA_KIND).map(text)?,
+        handle: header.handle.into(),
+        parent: header.parent.into(),
+        leaf: header.info,
+        options: attribute(attributes, TCA_OPTIONS)
+            .unwrap_or_default()
+            .to_vec(),
+        has_size_table: attribute(attributes, TCA_STAB).is_some(),
+    })
+}
+
+/// Options made of attributes.
+pub(super) fn options(attributes: Vec<(u16, Vec<u8>)>) -> Vec<u8> {
+    let attributes: Vec<DefaultNla> = attributes
+        .into_iter()
+        .map(|(number, value)| DefaultNla::new(number, value))
+        .collect();
+    let attributes = attributes.as_slice();
+    let mut bytes = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut bytes);
+    bytes
+}
+
+/// As tc writes it: hexadecimal, `major:minor`.
+pub(super) struct Handle(pub(super) u32);
+
+impl std::fmt::Display for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            ROOT => f.write_str("root"),
+            INGRESS => f.write_str("ingress"),
+            handle => write!(f, "{:x}:{:x}", handle >> 16, handle & 0xffff),
+        }
+    }
+}
+
+/// Bytes as text in JSON.
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(source: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(source)?;
+        (0..text.len())
+            .step_by(2)
+            .map(|at| {
+                text.get(at..at + 2)
+                    .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+                    .ok_or_else(|| {
+                        D::Error::custom("expected an even number of hexadecimal digits")
+                    })
+            })
+            .collect()
+    }
+}
