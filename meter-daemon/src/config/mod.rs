@@ -4,9 +4,9 @@
 //! Every problem of every file is reported at once, with its place and what to write instead;
 //! what comes out has nothing in it that the rest of the program would have to refuse.
 //!
-//! [`table`] reads values with their places; [`kinds`] and [`quantity`] are how strings are
-//! understood; [`node`], [`plan`], [`rule`], [`machine`], [`delivery`] read one part of the
-//! files each; [`check`] looks across all of them.
+//! `table` reads values with their places; `kinds` and `quantity` are how strings are
+//! understood; `node`, `plan`, `rule`, `machine`, `delivery` read one part of the
+//! files each; `check` looks across all of them.
 
 mod check;
 mod delivery;
