@@ -145,7 +145,7 @@ pub(super) fn set(args: &Set, context: &Context) -> Result<(), Failure> {
             .is_some()
         {
             let message = format!("`{key}` is given twice");
-            return Err(Failure::new(super::Exit::Usage, message));
+            return Err(Failure::new(super::Exit::USAGE, message));
         }
     }
     command(

@@ -80,7 +80,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
 fn table(found: Value, by: By, style: Style) -> Result<String, Failure> {
     let rows: Vec<Row> = serde_json::from_value(found).map_err(|error| {
         Failure::new(
-            Exit::Software,
+            Exit::SOFTWARE,
             format!("the daemon's usage is not understood: {error}"),
         )
     })?;
