@@ -39,7 +39,7 @@ pub(super) struct Ending {
     /// For so long, such as `24h`
     #[arg(long = "for", value_name = "DURATION", value_parser = duration, conflicts_with = "until")]
     duration: Option<Duration>,
-    /// Until then; without offset in this machine's zone
+    /// Until then; without offset in local time
     #[arg(long, value_name = "TIME", value_parser = instant::parse)]
     until: Option<Timestamp>,
 }

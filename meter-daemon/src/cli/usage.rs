@@ -22,7 +22,7 @@ pub(super) struct Args {
     /// Length of a row
     #[arg(long, value_enum, default_value_t = By::Day)]
     by: By,
-    /// First row's start, inclusive; without offset in this machine's zone
+    /// First row's start, inclusive; without offset in local time
     #[arg(long, value_name = "TIME", value_parser = instant::parse)]
     from: Option<Timestamp>,
     /// Rows that start before this
