@@ -136,12 +136,28 @@ pub(crate) struct Pair {
 impl Pair {
     pub(crate) fn new() -> Self {
         let (node, guest) = (Netns::new(), Netns::new());
+        // No packets but the test's own: no IPv6, and below, no ARP.
+        for namespace in [&node, &guest] {
+            namespace.sh("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6");
+        }
         let id = guest.thread_id;
         node.sh(&format!(
             "ip link add tap type veth peer name eth0 netns {id}; ip link set tap up
              ip addr add 10.9.0.1/24 dev tap"
         ));
         guest.sh("ip link set eth0 up; ip addr add 10.9.0.2/24 dev eth0");
+        let [of_tap, of_eth0] = [(&node, "tap"), (&guest, "eth0")].map(|(namespace, name)| {
+            let shown = namespace.sh(&format!("ip -o link show {name}"));
+            let mut words = shown.split_whitespace();
+            words.find(|word| *word == "link/ether");
+            words.next().unwrap().to_owned()
+        });
+        node.sh(&format!(
+            "ip neigh replace 10.9.0.2 lladdr {of_eth0} dev tap nud permanent"
+        ));
+        guest.sh(&format!(
+            "ip neigh replace 10.9.0.1 lladdr {of_tap} dev eth0 nud permanent"
+        ));
         let tap = node.ifindex("tap");
         Self { node, guest, tap }
     }
