@@ -1,5 +1,11 @@
 //! Interfaces as rtnetlink tells of them: in namespaces of the test's own, as root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
+
 mod netns;
 
 use std::{

@@ -1,6 +1,12 @@
 //! The shaper on real interfaces: what it puts there, what it puts back, what it leaves
 //! alone. In namespaces of the test's own, as root. What it does to traffic: `throttle.rs`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
+
 mod netns;
 
 use std::time::{Duration, Instant};

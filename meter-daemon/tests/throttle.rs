@@ -1,6 +1,12 @@
 //! What the shaper does to traffic: goodput, and a talk beside a bulk transfer. Real veths in
 //! namespaces of the test's own, as root. tc's own filters stand in for the kernel program.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
+
 mod netns;
 
 use std::{
