@@ -1,1 +1,337 @@
-//! (daemon)
+//! The loop: observe, step, record, apply. It joins the parts and decides nothing itself.
+
+mod answers;
+mod audit;
+mod discover;
+mod enforce;
+mod figures;
+mod interfaces;
+mod known;
+mod leave;
+mod node;
+mod open;
+mod records;
+mod slots;
+mod tally;
+mod time;
+
+use std::{future, path::Path, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, Interval, MissedTickBehavior},
+};
+use tracing::{error, info, warn};
+
+use self::{answers::Then, node::Node};
+pub use self::{leave::detach, open::Failure};
+use crate::{
+    api::{self, Call, access::Access},
+    config::Config,
+    host::links::{LinkChange, Links},
+};
+
+/// Link events that come in a burst are taken together, this much later at most.
+const SETTLE: Duration = Duration::from_millis(2);
+
+/// How often rows past their retention are removed.
+const PRUNE: Duration = Duration::from_secs(3600);
+
+/// Questions that may wait for the loop at once.
+const CALLS: usize = 256;
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, or cannot go on: with the exit status that says which.
+pub fn run(config_path: &Path) -> Result<(), Failure> {
+    let config = Config::load(config_path).map_err(Failure::Configuration)?;
+    runtime()?.block_on(serve(config_path, config))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::System { attempt: "starting threads", error })
+}
+
+async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    // Subscribed before the first dump: no change falls in between.
+    let mut links = Links::open()?;
+    let mut node = Node::open(config, &links).await?;
+    let (calls, mut asked) = mpsc::channel(CALLS);
+    let doors = Doors::open(&node.config, &calls).await?;
+    drop(calls);
+    node.start(&links).await?;
+    notify(&[sd_notify::NotifyState::Ready]);
+    info!(machines = node.shown().count(), interfaces = node.metered(), "metering");
+
+    let mut timers = Timers::new(&node);
+    let outcome = loop {
+        let deadline = node.until_deadline().map(|wait| Instant::now() + wait);
+        tokio::select! {
+            biased;
+            () = signals.stop() => break Stop::Signal,
+            () = signals.reload() => {
+                node.reload(config_path).await;
+                timers = Timers::new(&node);
+            }
+            change = links.next() => {
+                node.see(change);
+                settle(&mut node, &mut links).await;
+            }
+            Some(call) = asked.recv() => {
+                let reload = matches!(call.ask, api::Ask::Reload { .. });
+                if node.answer(call, config_path).await == Then::Stop {
+                    break Stop::Detached;
+                }
+                if reload {
+                    timers = Timers::new(&node);
+                }
+            }
+            () = until(deadline) => node.tick(&links).await,
+            _ = timers.poll.tick() => node.tick(&links).await,
+            _ = timers.prune.tick() => node.prune(),
+            () = timers.watchdog() => notify(&[sd_notify::NotifyState::Watchdog]),
+        }
+    };
+    notify(&[sd_notify::NotifyState::Stopping]);
+    let last = match outcome {
+        Stop::Detached => Ok(()),
+        Stop::Signal => {
+            info!("a last reading, then the end; programs stay attached and count on");
+            node.poll().await.map_err(Failure::from)
+        }
+    };
+    drop(asked);
+    doors.close().await;
+    last
+}
+
+enum Stop {
+    Signal,
+    Detached,
+}
+
+/// Takes in what else comes at once, then acts on all of it.
+async fn settle(node: &mut Node, links: &mut Links) {
+    let until = Instant::now() + SETTLE;
+    while let Ok(change) = tokio::time::timeout_at(until, links.next()).await {
+        node.see(change);
+    }
+    node.act_on_links(links).await;
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!("telling the service manager how we are: {error}");
+    }
+}
+
+/// Sleeps until then; for ever where there is no then.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => future::pending().await,
+    }
+}
+
+/// What the loop does by time alone.
+struct Timers {
+    poll: Interval,
+    prune: Interval,
+    watchdog: Option<Interval>,
+}
+
+impl Timers {
+    fn new(node: &Node) -> Self {
+        let every = |period: Duration| {
+            let mut interval = tokio::time::interval_at(Instant::now() + period, period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        };
+        Self {
+            poll: every(node.config.poll_interval),
+            prune: every(PRUNE),
+            // Twice in the time that the service manager grants.
+            watchdog: sd_notify::watchdog_enabled().map(|period| every(period / 2)),
+        }
+    }
+
+    async fn watchdog(&mut self) {
+        match &mut self.watchdog {
+            Some(interval) => {
+                interval.tick().await;
+            }
+            None => future::pending().await,
+        }
+    }
+}
+
+/// SIGTERM and SIGINT end the daemon, SIGHUP reloads its configuration.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let on = |kind| {
+            signal(kind).map_err(|error| Failure::System { attempt: "handling signals", error })
+        };
+        Ok(Self {
+            term: on(SignalKind::terminate())?,
+            int: on(SignalKind::interrupt())?,
+            hup: on(SignalKind::hangup())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+
+    async fn reload(&mut self) {
+        self.hup.recv().await;
+    }
+}
+
+/// The control socket and the metrics.
+struct Doors(Vec<JoinHandle<()>>);
+
+impl Doors {
+    async fn open(config: &Config, calls: &mpsc::Sender<Call>) -> Result<Self, Failure> {
+        let access = Access::default();
+        let socket = api::socket::bind(&config.runtime_directory, &access)
+            .map_err(|error| Failure::Door(error.to_string()))?;
+        let limits = api::Limits::default();
+        let mut doors = vec![tokio::spawn(api::serve(socket, calls.clone(), access, limits))];
+        if let Some(address) = config.metrics_listen {
+            let listener = TcpListener::bind(address).await.map_err(|error| {
+                Failure::Door(format!(
+                    "cannot listen on {address} for /metrics: {error}; \
+                     set another `listen` in [metrics], or \"\" to switch it off"
+                ))
+            })?;
+            doors.push(tokio::spawn(api::metrics::serve(listener, calls.clone())));
+        }
+        Ok(Self(doors))
+    }
+
+    /// Waits for the answers under way: the doors close when nobody receives their calls.
+    async fn close(self) {
+        for door in self.0 {
+            if let Err(error) = door.await {
+                error!("a door ended badly: {error}");
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Takes in one change of the world; [`Node::act_on_links`] follows.
+    fn see(&mut self, change: LinkChange) {
+        let now = crate::host::clock::now().monotonic;
+        let config = std::sync::Arc::clone(&self.config);
+        match change {
+            LinkChange::Present(link) => {
+                self.interfaces.present(link, &config, now);
+            }
+            LinkChange::Gone(link) => self.interfaces.gone(link.ifindex),
+            LinkChange::QdiscChanged { ifindex } => {
+                self.qdiscs_changed |= self.enforcer.touches(ifindex);
+            }
+            LinkChange::Overrun => self.overrun = true,
+        }
+    }
+
+    async fn act_on_links(&mut self, links: &Links) {
+        if std::mem::take(&mut self.overrun) {
+            self.tick(links).await;
+            return;
+        }
+        if self.interfaces.has_changed()
+            && let Err(failure) = self.discover(links).await
+        {
+            self.failed(&failure);
+        }
+        if std::mem::take(&mut self.qdiscs_changed) {
+            self.apply().await;
+        }
+    }
+
+    /// The regular round: what is there, what moved, what follows.
+    async fn tick(&mut self, links: &Links) {
+        if let Err(failure) = self.round(links).await {
+            self.failed(&failure);
+        }
+    }
+
+    async fn round(&mut self, links: &Links) -> Result<(), node::CycleError> {
+        let dump = links.dump().await?;
+        self.audit(&dump)?;
+        let now = crate::host::clock::now().monotonic;
+        let config = std::sync::Arc::clone(&self.config);
+        self.interfaces.replace(dump, &config, now);
+        self.check_hooks()?;
+        self.discover(links).await?;
+        self.poll().await
+    }
+
+    fn failed(&mut self, failure: &node::CycleError) {
+        // The ledger's failures are said where it is written.
+        if !matches!(failure, node::CycleError::Ledger(_))
+            && self.tally.say_once(format!("cycle {failure}"))
+        {
+            error!("{failure}; tried again with the next poll");
+        }
+    }
+
+    fn prune(&mut self) {
+        let now = self.now();
+        match self.ledger.prune(now, &self.config.retention) {
+            Ok(pruned) => tracing::debug!(?pruned, "rows past their retention removed"),
+            Err(failure) => warn!("removing rows past their retention: {failure}"),
+        }
+    }
+
+    async fn reload(&mut self, path: &Path) {
+        match Config::load(path) {
+            Ok(new) => {
+                let changes = self.config.difference(&new);
+                if let Err(failure) = self.reconfigure(new, &changes).await {
+                    error!("the configuration was read but not taken: {failure}");
+                }
+            }
+            Err(diagnostics) => {
+                error!("the configuration stays as it was:\n{}", diagnostics.plain());
+            }
+        }
+    }
+
+    /// Takes another configuration. Where things are kept stays as it was at start.
+    async fn reconfigure(
+        &mut self,
+        new: Config,
+        changes: &[String],
+    ) -> Result<(), node::CycleError> {
+        let now = self.now();
+        for change in changes {
+            info!("reloaded: {change}");
+        }
+        self.config = std::sync::Arc::new(new);
+        self.interfaces.claim_again(&self.config);
+        self.terms_changed = true;
+        self.pending.push(records::reloaded(now, changes));
+        self.poll().await
+    }
+}

@@ -1,1 +1,136 @@
-fn main() {}
+//! The programs that every frame of a metered interface passes: they find its slot, weigh
+//! it, and let it go on.
+//!
+//! `meter_received` and `meter_sent` stand first on their hook, so that what a foreign
+//! filter drops behind them was still seen; `shape_sent` stands last and only while the
+//! machine is throttled, because a redirect ends the chain for whoever comes after it.
+#![no_std]
+#![no_main]
+
+mod traffic;
+mod verdict;
+
+use aya_ebpf::{
+    Global,
+    macros::{classifier, map},
+    maps::{Array, HashMap, PerCpuArray},
+    programs::TcContext,
+};
+use meter_common::{
+    Counters, Direction, IFINDEX_ARRAY, Interface, Machine, MapSet, counter_index,
+};
+
+/// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program on the hook decides. Anything else would
+/// hide the packet from the filters behind us.
+const NEXT: i32 = -1;
+
+/// What a byte is: a `CountBytes`, set when the program is loaded.
+#[unsafe(no_mangle)]
+static COUNT_BYTES: Global<u32> = Global::new(0);
+
+/// Slot + 1 by ifindex; 0 where there is none. The daemon sets the sizes of the other maps.
+#[map]
+static SLOTS: Array<u32> = Array::with_max_entries(IFINDEX_ARRAY, 0);
+
+/// Slot + 1 of an ifindex that lies past the array. A node that starts and stops machines
+/// all day gets there, since an ifindex only grows.
+#[map]
+static SLOTS_HIGH: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
+
+/// Two a slot: `counter_index` says where.
+#[map]
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(2, 0);
+
+/// By slot.
+#[map]
+static INTERFACES: Array<Interface> = Array::with_max_entries(1, 0);
+
+/// By `Interface::machine`. The place for limits; nothing reads it yet.
+#[map]
+static MACHINES: Array<Machine> = Array::with_max_entries(1, 0);
+
+/// One entry, which names the set.
+#[map]
+static MAP_SET: Array<MapSet> = Array::with_max_entries(1, 0);
+
+/// Egress of the tap: what the guest receives.
+#[classifier]
+pub fn meter_received(ctx: TcContext) -> i32 {
+    let Some(slot) = slot(&ctx) else {
+        return NEXT;
+    };
+    count(&ctx, slot, Direction::Received);
+    if let Some(interface) = INTERFACES.get(slot)
+        && interface.shaper != 0
+    {
+        verdict::choose_class(&ctx, interface.shaper);
+    }
+    NEXT
+}
+
+/// Ingress of the tap: what the guest sends.
+#[classifier]
+pub fn meter_sent(ctx: TcContext) -> i32 {
+    if let Some(slot) = slot(&ctx) {
+        count(&ctx, slot, Direction::Sent);
+    }
+    NEXT
+}
+
+/// Ingress of the tap, last: into the shaper of what the guest sends.
+#[classifier]
+pub fn shape_sent(ctx: TcContext) -> i32 {
+    let Some(interface) = slot(&ctx).and_then(|slot| INTERFACES.get(slot)) else {
+        return NEXT;
+    };
+    if interface.shaper == 0 || interface.ifb == 0 {
+        return NEXT;
+    }
+    verdict::choose_class(&ctx, interface.shaper);
+    verdict::redirect(interface.ifb)
+}
+
+/// The slot of the interface that the packet is on, if it is metered.
+#[inline(always)]
+fn slot(ctx: &TcContext) -> Option<u32> {
+    // SAFETY: the kernel hands every program a context that outlives the call.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let entry = if ifindex < IFINDEX_ARRAY {
+        *SLOTS.get(ifindex)?
+    } else {
+        // SAFETY: the value is one aligned u32, so a concurrent update or a recycled element
+        // yields the old or the new number, never a torn one. The daemon gives a slot to
+        // another interface only long after it took the ifindex out of the map.
+        unsafe { *SLOTS_HIGH.get(ifindex)? }
+    };
+    entry.checked_sub(1)
+}
+
+/// Adds the packet to this CPU's counters.
+#[inline(always)]
+fn count(ctx: &TcContext, slot: u32, direction: Direction) {
+    let Some(counters) = COUNTERS.get_ptr_mut(counter_index(slot, direction)) else {
+        return;
+    };
+    let weight = traffic::weigh(ctx, COUNT_BYTES.load());
+    // SAFETY: the pointer is to this CPU's own copy, which lives as long as the map, and a
+    // sched_cls program runs with migration and bottom halves off: nothing else writes it.
+    unsafe {
+        (*counters).bytes += weight.bytes;
+        (*counters).packets += weight.packets;
+        (*counters).frame_bytes += u64::from(ctx.len());
+    }
+}
+
+/// A loop that cannot end would not pass the verifier, and nothing here panics; the language
+/// asks for a handler all the same.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// `count` is called from helpers that the kernel allows to GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,3 +1,150 @@
-//! What people type.
+//! What people type: `cargo xtask VERB`. It does its own set-up and says what it needs.
+//!
+//! It has no dependencies, so that the first command on a fresh clone starts at once. It
+//! runs cargo as whoever calls it and only ever starts finished programs as root.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a tool for the terminal"
+)]
 
-fn main() {}
+mod build;
+mod cargo;
+mod demo;
+mod ebpf;
+mod kernel;
+mod lint;
+mod project;
+mod root;
+mod steps;
+mod test;
+
+use std::process::ExitCode;
+
+use project::Project;
+use steps::Steps;
+
+const HELP: &str = "\
+What people type in this project.
+
+Usage: cargo xtask VERB [OPTIONS]
+
+  build [--release]   the kernel object, then meterd: <target>/debug/meterd or
+                      <target>/release/meterd
+  ebpf                only the kernel object: <target>/bpf/meter-ebpf
+  demo                two guests and a world in network namespaces, a plan, real traffic;
+                      exit 0 only if every figure it checks holds. Needs root (asks sudo)
+  test [--only user|root] [FILTER]
+                      every test, or those whose name contains FILTER, in two parts:
+                      what needs no privilege, as you; what makes namespaces, links and
+                      kernel programs, built as you and run as root (asks sudo)
+  lint                rustfmt, clippy for the workspace and for the kernel program,
+                      rustdoc, cargo-deny; changes nothing
+  lint --install      the same, first installing the pinned cargo-deny under <target>/tools
+  ci                  lint, then test, with the time of each step
+
+It needs Rust (rust-toolchain.toml says which; rustup finds it), git, a C compiler for the
+bundled SQLite and, on first use, the network: crates.io for the crates and the linker of the
+kernel program, static.rust-lang.org for toolchain components. <target> is cargo's target
+folder; CARGO_TARGET_DIR is honoured.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(problem)) => {
+            eprintln!("error: {problem}\n\n{HELP}");
+            ExitCode::from(64)
+        }
+        Err(Failure::Step(problem)) => {
+            eprintln!("\nerror: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a verb ended early.
+enum Failure {
+    /// It was asked for in a way that it does not understand.
+    Usage(String),
+    /// A step failed; its own output stands above.
+    Step(String),
+}
+
+impl From<String> for Failure {
+    fn from(problem: String) -> Self {
+        Self::Step(problem)
+    }
+}
+
+fn run(arguments: &[&str]) -> Result<(), Failure> {
+    let Some((verb, rest)) = arguments.split_first() else {
+        return Err(Failure::Usage("a verb is missing".to_owned()));
+    };
+    if matches!(*verb, "help" | "--help" | "-h") || rest.contains(&"--help") {
+        print!("{HELP}");
+        return Ok(());
+    }
+    // Arguments are read before anything is built: a typing error should cost no minute.
+    let verb = Verb::read(verb, rest)?;
+    let project = Project::find()?;
+    let mut steps = Steps::default();
+    let outcome = verb.run(&project, &mut steps);
+    steps.print();
+    Ok(outcome?)
+}
+
+enum Verb {
+    Build(build::Profile),
+    Ebpf,
+    Demo(Vec<String>),
+    Test(test::Selection),
+    Lint(lint::Deny),
+    Ci,
+}
+
+impl Verb {
+    fn read(verb: &str, rest: &[&str]) -> Result<Self, Failure> {
+        match (verb, rest) {
+            ("build", []) => Ok(Self::Build(build::Profile::Dev)),
+            ("build", ["--release"]) => Ok(Self::Build(build::Profile::Release)),
+            ("ebpf", []) => Ok(Self::Ebpf),
+            ("demo", rest) => Ok(Self::Demo(rest.iter().map(ToString::to_string).collect())),
+            ("test", rest) => test::Selection::read(rest)
+                .map(Self::Test)
+                .map_err(Failure::Usage),
+            ("lint", []) => Ok(Self::Lint(lint::Deny::IfInstalled)),
+            ("lint", ["--install"]) => Ok(Self::Lint(lint::Deny::Install)),
+            ("ci", []) => Ok(Self::Ci),
+            ("build" | "ebpf" | "lint" | "ci", rest) => Err(Failure::Usage(format!(
+                "`{verb}` does not take `{}`",
+                rest.join(" ")
+            ))),
+            _ => Err(Failure::Usage(format!("there is no verb `{verb}`"))),
+        }
+    }
+
+    fn run(&self, project: &Project, steps: &mut Steps) -> Result<(), String> {
+        match self {
+            Self::Build(profile) => {
+                let meterd = build::meterd(project, steps, *profile)?;
+                println!("{}", meterd.display());
+                Ok(())
+            }
+            Self::Ebpf => {
+                let object = build::kernel_object(project, steps)?;
+                println!("{}", object.display());
+                Ok(())
+            }
+            Self::Demo(arguments) => demo::run(project, steps, arguments),
+            Self::Test(selection) => test::run(project, steps, selection),
+            Self::Lint(deny) => lint::run(project, steps, *deny),
+            Self::Ci => {
+                lint::run(project, steps, lint::Deny::IfInstalled)?;
+                test::run(project, steps, &test::Selection::default())
+            }
+        }
+    }
+}

@@ -1,8 +1,27 @@
 //! The daemon's doors: the control socket and the metrics. They know no host and no
 //! configuration text; each request is a [`Call`] that the loop answers.
+//!
+//! [`socket::bind`] makes the socket, [`serve`] attends it, [`metrics::serve`] attends
+//! `/metrics`. Both end, after answering what is under way, when the loop drops the
+//! receiving end of its calls: drop it, await them, and the last answer has been sent.
+
+pub mod access;
+mod body;
+pub mod metrics;
+mod routes;
+mod server;
+pub mod socket;
+
+use std::fmt;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
+
+pub use self::{
+    body::change,
+    routes::{OPENAPI, serve},
+    server::Limits,
+};
 
 use crate::{
     engine::{
@@ -24,12 +43,14 @@ pub struct Peer {
 /// What is asked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
-    /// `GET /v1/machines[/ID]`: after a fresh reading.
+    /// `GET /v1/machines[/ID]`: after a fresh reading. Answer: an array of
+    /// [`Status`](crate::engine::status::Status), also for one; the door unwraps it.
     Status {
         /// One, or all.
         machine: Option<MachineId>,
     },
-    /// `GET /v1/machines/ID/usage`: after a fresh reading.
+    /// `GET /v1/machines/ID/usage`: after a fresh reading. Answer: an array of
+    /// `{"start","end","received","sent","exempt"}`, times with the machine's offset.
     Usage {
         /// Whose.
         machine: MachineId,
@@ -40,17 +61,21 @@ pub enum Ask {
         /// To here, exclusive.
         to: Option<Timestamp>,
     },
-    /// `GET /v1/machines/ID/explain`
+    /// `GET /v1/machines/ID/explain`. Answer: an object with `sentences`, an array of text
+    /// that says it all, beside whatever figures a program may want.
     Explain {
         /// Whose state.
         machine: MachineId,
     },
-    /// `GET /v1/machines/ID/offer`
+    /// `GET /v1/machines/ID/offer`. Answer: an object; `allowance`, `forecast`,
+    /// `recommended` (bytes or null) and `choices`, an array of `{"volume","amount"}`.
     Offer {
         /// Whose.
         machine: MachineId,
     },
-    /// `GET /v1/events`: rows with their sequence numbers, oldest first.
+    /// `GET /v1/events`. Answer: an array of events, each as recorded plus its sequence
+    /// number `seq`, oldest first. With neither `since` nor `after` the newest `limit`;
+    /// otherwise the oldest `limit` that match, so that a reader goes on with `after`.
     Events {
         /// Of one machine, or all.
         machine: Option<MachineId>,
@@ -61,20 +86,24 @@ pub enum Ask {
         /// At most so many.
         limit: usize,
     },
-    /// `GET /v1/invoices`
+    /// `GET /v1/invoices`. Answer: an array of objects with the fields of the event
+    /// `invoiced`, `machine`, `account`, and `paid` (its instant, or null).
     Invoices {
         /// Of one account, or all.
         account: Option<AccountId>,
     },
-    /// `GET /v1/accounts/ID/balance`
+    /// `GET /v1/accounts/ID/balance`. Answer: `{"account","currency","balance",
+    /// "transactions":[{"time","amount","balance","description"}]}`, oldest first;
+    /// `currency` and `balance` are null for an account that moves no money.
     Balance {
         /// Whose.
         account: AccountId,
     },
-    /// Any `POST` that changes what the engine knows.
+    /// Any `POST` that changes what the engine knows. Answer: `{"dry_run":…,"events":[…]}`,
+    /// the events that it caused, or would; a [`Problem`] (409) where it was refused.
     Command {
-        /// What.
-        action: CommandAction,
+        /// What: one, or several that one `set` gave at once. All are carried out or none.
+        actions: Vec<CommandAction>,
         /// Why.
         reason: Option<String>,
         /// `Idempotency-Key`.
@@ -82,10 +111,23 @@ pub enum Ask {
         /// Show what would happen, change nothing.
         dry_run: bool,
     },
-    /// `POST /v1/reload`
-    Reload,
+    /// `POST /v1/reload`. Answer: `{"dry_run":…,"changes":["…"]}`; a [`Problem`] (422) with
+    /// the rendered diagnostics where the new configuration is not valid. Doing it twice is
+    /// doing it once, so a key is accepted and needs no memory.
+    Reload {
+        /// Why.
+        reason: Option<String>,
+        /// Show what would change, change nothing.
+        dry_run: bool,
+    },
     /// `POST /v1/detach`: a last reading, everything of ours removed, and the daemon ends.
-    Detach,
+    /// Answer: `{"dry_run":…,"removed":["…"]}`.
+    Detach {
+        /// Why.
+        reason: Option<String>,
+        /// Show what would be removed, remove nothing.
+        dry_run: bool,
+    },
     /// `GET /metrics`, on its own listener.
     Metrics,
 }
@@ -124,4 +166,13 @@ pub struct Problem {
     pub detail: String,
 }
 
-pub mod metrics;
+impl Problem {
+    /// A problem by its HTTP status, what it is in a few words, and all that helps.
+    pub fn new(status: u16, title: impl Into<String>, detail: impl fmt::Display) -> Self {
+        Self {
+            status,
+            title: title.into(),
+            detail: detail.to_string(),
+        }
+    }
+}

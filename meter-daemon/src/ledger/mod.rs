@@ -2,14 +2,80 @@
 //!
 //! This file is the contract: a [`Batch`] goes in whole or not at all, and what was
 //! recorded comes back as [`Remembered`]. `sqlite` keeps it; another store can stand beside.
+//! The ledger reads no clock: every time in it was given by its caller.
 
-use jiff::{Timestamp, tz::TimeZone};
+pub mod cursor;
+mod error;
+mod lock;
+mod memory;
+mod outbox;
+mod query;
+mod record;
+mod remember;
+mod retention;
+mod rollup;
+mod schema;
+mod slots;
+mod sqlite;
+#[cfg(test)]
+mod tests;
+mod value;
+mod verify;
+
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{
     record::{Changes, Kept},
     units::{AccountId, Bytes, MachineId, Traffic},
 };
+
+pub use self::{
+    error::LedgerError,
+    lock::{Lock, lock},
+    outbox::Queued,
+    query::EventFilter,
+    retention::Pruned,
+    sqlite::{Ledger, Reader},
+    verify::{Difference, Verified},
+};
+
+/// A store of whole transactions: all that the daemon's loop needs to keep its promises.
+pub trait Store {
+    /// Records a step whole. On failure nothing of it is recorded, and a later batch that
+    /// holds everything since may be tried instead: the kernel's counters forget nothing.
+    ///
+    /// # Errors
+    /// Why nothing was recorded.
+    fn record(&mut self, batch: &Batch) -> Result<(), LedgerError>;
+
+    /// What a command under this key was answered, if one was recorded.
+    ///
+    /// # Errors
+    /// Why it could not be looked up; the command must not be carried out then.
+    fn answer(&self, key: &str) -> Result<Option<CommandRecord>, LedgerError>;
+}
+
+/// How long each resolution is kept. Months, periods and events are kept for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Minutes.
+    pub minutes: SignedDuration,
+    /// Hours.
+    pub hours: SignedDuration,
+    /// Days.
+    pub days: SignedDuration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            minutes: SignedDuration::from_hours(24 * 35),
+            hours: SignedDuration::from_hours(24 * 400),
+            days: SignedDuration::from_hours(24 * 1826),
+        }
+    }
+}
 
 /// This boot of this kernel: the text of `/proc/sys/kernel/random/boot_id`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,6 +125,19 @@ pub struct Reading {
     pub packets: [u64; 2],
     /// Frames' bytes as the kernel's own interface counters take them: received, sent.
     pub frames: [Bytes; 2],
+    /// Of `traffic`, what was handed to a shaper of ours instead of going straight through:
+    /// received, sent. What a shaper drops was not used, so of this only what came through
+    /// counts: used = traffic - shaped + what the shapers let through ([`Shaped`]).
+    pub shaped: [Bytes; 2],
+}
+
+/// What came through the two shapers of an interface since they were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shaped {
+    /// The IFB's ifindex: names the pair. Another pair counts from zero.
+    pub ifb: u32,
+    /// Received, sent.
+    pub through: [Bytes; 2],
 }
 
 /// A slot and its owner.
@@ -76,10 +155,8 @@ pub struct SlotRecord {
     pub base: Reading,
     /// What they showed at the last commit: everything up to here is in the ledger.
     pub cursor: Reading,
-    /// While our shapers stand: what came through them at the cursor, from the tap's and its
-    /// IFB's own transmit counters, received and sent. What a shaper drops was not used, so
-    /// while this is present before and after, it decides instead of `cursor.traffic`.
-    pub shaped: Option<[Bytes; 2]>,
+    /// What had come through our shapers at the cursor, while they stand.
+    pub shaped: Option<Shaped>,
     /// Traffic from before attachment, credited from the interface's own counters. Absent
     /// until it has been found, once.
     pub credit: Option<Traffic>,

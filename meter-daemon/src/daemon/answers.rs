@@ -1,0 +1,287 @@
+//! What the loop answers to those who ask. Reading questions read the counters first.
+
+use std::path::Path;
+
+use jiff::{Timestamp, tz::TimeZone};
+use serde_json::{Value, json};
+
+use super::{
+    figures,
+    node::{CycleError, Node, is_refusal},
+};
+use crate::{
+    api::{Answer, Ask, Call, Problem},
+    config::Config,
+    engine::{
+        Effect,
+        command::{Command, CommandAction},
+        event::{Event, EventKind},
+        status::Status,
+        units::MachineId,
+    },
+    ledger::{CommandRecord, EventFilter, LedgerError, Resolution, UsageRow},
+};
+
+/// Whether the loop goes on after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// It does.
+    GoOn,
+    /// Everything is detached: there is nothing left to do.
+    Stop,
+}
+
+impl Node {
+    /// Answers one question. Whoever no longer waits for it costs nothing.
+    pub(crate) async fn answer(&mut self, call: Call, config_path: &Path) -> Then {
+        let Call { ask, peer, answer } = call;
+        let mut then = Then::GoOn;
+        let said = match ask {
+            Ask::Status { machine } => self.fresh(|node| node.status(machine.as_ref())).await,
+            Ask::Usage { machine, by, from, to } => {
+                self.fresh(|node| node.usage_rows(&machine, by, from, to)).await
+            }
+            Ask::Explain { machine } => self.fresh(|node| node.explain(&machine)).await,
+            Ask::Offer { machine } => self.fresh(|node| node.offer(&machine)).await,
+            Ask::Invoices { account } => {
+                self.fresh(|node| Ok(json!(node.engine.invoices(account.as_ref())))).await
+            }
+            Ask::Balance { account } => {
+                self.fresh(|node| {
+                    let balance = node.engine.balance(&account);
+                    balance.map(|balance| json!(balance)).ok_or_else(|| unknown("account", &account))
+                })
+                .await
+            }
+            Ask::Events { machine, since, after, limit } => {
+                self.fresh(|node| node.events(&EventFilter { machine, since, after, limit })).await
+            }
+            Ask::Command { actions, reason, key, dry_run } => {
+                let commands = actions
+                    .into_iter()
+                    .map(|action| Command {
+                        author: peer.name.clone(),
+                        reason: reason.clone(),
+                        action,
+                    })
+                    .collect();
+                self.change(commands, key, dry_run).await
+            }
+            Ask::Reload { dry_run, .. } => self.reload_asked(config_path, dry_run).await,
+            Ask::Detach { dry_run, .. } => {
+                let outcome = self.detach_asked(dry_run).await;
+                if outcome.is_ok() && !dry_run {
+                    then = Then::Stop;
+                }
+                outcome
+            }
+            Ask::Metrics => {
+                // A scrape sees the counters as they are now; if they cannot be recorded, it
+                // sees that, too.
+                let _recorded = self.poll().await;
+                let figures = Box::new(figures::collect(self));
+                answer.send(Answer::Metrics(figures)).ok();
+                return then;
+            }
+        };
+        answer.send(said.map_or_else(Answer::Problem, Answer::Json)).ok();
+        then
+    }
+
+    /// A reading first, so that the answer is of now.
+    async fn fresh(
+        &mut self,
+        answer: impl FnOnce(&mut Self) -> Result<Value, Problem>,
+    ) -> Result<Value, Problem> {
+        self.poll().await.map_err(cannot_record)?;
+        answer(self)
+    }
+
+    fn status(&mut self, machine: Option<&MachineId>) -> Result<Value, Problem> {
+        let now = self.now();
+        let machines: Vec<MachineId> = match machine {
+            Some(machine) => vec![machine.clone()],
+            None => self.shown().cloned().collect(),
+        };
+        machines
+            .iter()
+            .map(|machine| {
+                self.status_of(machine, now).ok_or_else(|| unknown("machine", machine))
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map(|statuses| json!(statuses))
+    }
+
+    /// A machine's status with its interfaces on this node.
+    pub(super) fn status_of(&self, machine: &MachineId, now: Timestamp) -> Option<Status> {
+        let mut status = self.engine.status(machine, now)?;
+        status.interfaces = self
+            .slots
+            .iter()
+            .filter(|record| record.machine == *machine)
+            .filter(|record| !self.closing.contains(&record.counter.slot))
+            .map(|record| record.name.clone())
+            .collect();
+        status.interfaces.sort();
+        Some(status)
+    }
+
+    fn usage_rows(
+        &mut self,
+        machine: &MachineId,
+        by: Resolution,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> Result<Value, Problem> {
+        let zone = self.engine.zone(machine).ok_or_else(|| unknown("machine", machine))?;
+        let rows =
+            self.reader.usage(machine, by, zone, from, to).map_err(|error| unreadable(&error))?;
+        Ok(rows.iter().map(|row| usage_row(row, zone)).collect())
+    }
+
+    fn explain(&mut self, machine: &MachineId) -> Result<Value, Problem> {
+        let now = self.now();
+        let explanation =
+            self.engine.explain(machine, now).ok_or_else(|| unknown("machine", machine))?;
+        let mut value = json!(explanation);
+        if let Value::Object(object) = &mut value {
+            let sentences: Vec<String> =
+                explanation.to_string().lines().map(str::to_owned).collect();
+            object.insert("sentences".into(), json!(sentences));
+        }
+        Ok(value)
+    }
+
+    fn offer(&mut self, machine: &MachineId) -> Result<Value, Problem> {
+        let now = self.now();
+        let offer = self.engine.offer(machine, now).ok_or_else(|| unknown("machine", machine))?;
+        Ok(json!(offer))
+    }
+
+    fn events(&mut self, filter: &EventFilter) -> Result<Value, Problem> {
+        let events = self.reader.events(filter).map_err(|error| unreadable(&error))?;
+        Ok(events
+            .into_iter()
+            .map(|(sequence, mut event)| {
+                if let Value::Object(fields) = &mut event {
+                    fields.insert("seq".into(), json!(sequence));
+                }
+                event
+            })
+            .collect())
+    }
+
+    async fn change(
+        &mut self,
+        commands: Vec<Command>,
+        key: Option<String>,
+        dry_run: bool,
+    ) -> Result<Value, Problem> {
+        if dry_run {
+            self.poll().await.map_err(cannot_record)?;
+            let effects = self.rehearse(commands);
+            return command_answer(&effects, true);
+        }
+        let request = canonical(&commands);
+        if let Some(key) = &key {
+            let known = self.ledger.answer(key).map_err(|error| unreadable(&error))?;
+            if let Some(known) = known {
+                return repeated(&known, &request);
+            }
+        }
+        let finish = |effects: &[Effect]| {
+            let key = key?;
+            let answer = command_answer(effects, false).ok()?.to_string();
+            Some(CommandRecord { key, request, status: 200, answer })
+        };
+        let effects = self.command(commands, finish).await.map_err(cannot_record)?;
+        command_answer(&effects, false)
+    }
+
+    async fn reload_asked(&mut self, path: &Path, dry_run: bool) -> Result<Value, Problem> {
+        let new = Config::load(path).map_err(|diagnostics| {
+            Problem::new(422, "the configuration was not taken", diagnostics.plain())
+        })?;
+        let changes = self.config.difference(&new);
+        if !dry_run {
+            self.reconfigure(new, &changes).await.map_err(cannot_record)?;
+        }
+        Ok(json!({ "dry_run": dry_run, "changes": changes }))
+    }
+
+    async fn detach_asked(&mut self, dry_run: bool) -> Result<Value, Problem> {
+        let removed = if dry_run { self.would_detach() } else { self.detach().await };
+        removed
+            .map(|removed| json!({ "dry_run": dry_run, "removed": removed }))
+            .map_err(|failure| Problem::new(500, "not everything was removed", failure))
+    }
+}
+
+/// The events that a command caused, or why it was refused.
+fn command_answer(effects: &[Effect], dry_run: bool) -> Result<Value, Problem> {
+    if let Some(Effect::Event(Event { kind: EventKind::Refused { reason, .. }, .. })) =
+        effects.iter().find(|effect| is_refusal(effect))
+    {
+        return Err(Problem::new(409, "refused", reason));
+    }
+    let events: Vec<&Event> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Event(event) => Some(event),
+            Effect::Enforce(..) => None,
+        })
+        .collect();
+    Ok(json!({ "dry_run": dry_run, "events": events }))
+}
+
+/// What is compared when a key comes again: what was asked, not who asked or why.
+fn canonical(commands: &[Command]) -> String {
+    let actions: Vec<&CommandAction> = commands.iter().map(|command| &command.action).collect();
+    json!(actions).to_string()
+}
+
+fn repeated(known: &CommandRecord, request: &str) -> Result<Value, Problem> {
+    if known.request != request {
+        return Err(Problem::new(
+            422,
+            "this idempotency key was used for something else",
+            format!("`{}` stands for another command; take a new key for a new command", known.key),
+        ));
+    }
+    serde_json::from_str(&known.answer)
+        .map_err(|error| Problem::new(500, "the recorded answer is unreadable", error))
+}
+
+fn usage_row(row: &UsageRow, zone: &TimeZone) -> Value {
+    let local = |instant: Timestamp| {
+        instant.display_with_offset(zone.to_offset(instant)).to_string()
+    };
+    json!({
+        "start": local(row.start),
+        "end": local(row.end),
+        "received": row.traffic.received,
+        "sent": row.traffic.sent,
+        "exempt": row.traffic.exempt,
+    })
+}
+
+fn unknown(what: &str, name: &impl std::fmt::Display) -> Problem {
+    Problem::new(
+        404,
+        format!("no such {what}"),
+        format!("there is no {what} `{name}`; `meterd status` lists what there is"),
+    )
+}
+
+fn unreadable(error: &LedgerError) -> Problem {
+    Problem::new(503, "the ledger cannot be read", error)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+fn cannot_record(error: CycleError) -> Problem {
+    let title = match error {
+        CycleError::Host(_) => "the counters cannot be read",
+        CycleError::Ledger(_) => "the ledger cannot be written",
+    };
+    Problem::new(503, title, format!("{error}; nothing was changed and nothing is lost"))
+}

@@ -1,0 +1,292 @@
+//! From links to slots: who is metered, and since which byte. Level-triggered: each call
+//! compares what should be metered with what is, so that a missed event costs nothing.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tracing::{error, info};
+
+use super::{
+    node::{self, CycleError, Node},
+    records::{self, Basis},
+};
+use crate::{
+    engine::{
+        Observation, Sample,
+        units::{Bytes, Traffic},
+    },
+    host::{
+        clock,
+        error::HostError,
+        links::Links,
+        programs::{AttachRequest, Hooks},
+    },
+    ledger::{Reading, SlotRecord, Usage},
+};
+
+/// Readings compared before a credit is settled; traffic that is under way between the two
+/// counters passes within a few of them.
+const CREDIT_READINGS: usize = 16;
+
+impl Node {
+    /// Meters what should be metered, lets go of what is gone. Called after link changes and
+    /// at each poll.
+    pub(crate) async fn discover(&mut self, links: &Links) -> Result<(), CycleError> {
+        let now = self.now();
+        let opened = self.open_slots(now)?;
+        let renamed = self.renamed(now);
+        let closing = self.mark_closing(now);
+
+        let mut next = self.engine.clone();
+        let mut effects = Vec::new();
+        let claims_changed = self.interfaces.take_changed() || self.terms_changed;
+        if claims_changed || !opened.is_empty() {
+            let terms = Arc::new(self.known.terms(&self.interfaces, &self.config));
+            effects = next.set_terms(now, terms);
+        }
+        let mut batch = self.batch(now, &next, &effects);
+        batch.slots = opened.into_iter().chain(renamed).collect();
+        batch.highest = self.interfaces.highest_if_grown();
+        batch.notes = self.known.news(&self.interfaces, &self.config);
+        if claims_changed || !batch.slots.is_empty() || batch.highest.is_some() {
+            if let Err(failure) = self.commit(&batch, next) {
+                self.interfaces.still_changed();
+                return Err(failure.into());
+            }
+        }
+
+        self.terms_changed = false;
+        self.attach_all();
+        self.credit_all(links).await?;
+        if closing {
+            self.let_go().await?;
+        }
+        Ok(())
+    }
+
+    /// A slot for each claimed interface that has none, and for one that has a new owner.
+    fn open_slots(&mut self, now: Timestamp) -> Result<Vec<SlotRecord>, CycleError> {
+        let mut opened: Vec<SlotRecord> = Vec::new();
+        let mut unmetered = Vec::new();
+        for (link, claim) in self.interfaces.claims() {
+            let interface = self.interfaces.id(link.ifindex);
+            let owner = self.slots.of_interface(interface);
+            if owner.is_some_and(|record| record.machine == claim.machine) {
+                continue;
+            }
+            let Some(counter) = self.slots.propose(&opened) else {
+                unmetered.push((claim.machine.clone(), link.name.clone()));
+                continue;
+            };
+            let base = node::reading(&self.programs.reading(counter.slot.0)?);
+            opened.push(SlotRecord {
+                machine: claim.machine.clone(),
+                interface,
+                name: link.name.clone(),
+                base,
+                cursor: base,
+                shaped: None,
+                credit: None,
+                // With an earlier owner the interface was metered all along.
+                credits: owner.is_none()
+                    && self.interfaces.is_newborn(link.ifindex, clock::now().monotonic),
+                counter,
+            });
+        }
+        for (machine, name) in unmetered {
+            if self.tally.say_once(format!("slots {name}")) {
+                error!(machine = %machine, interface = name, "unmetered: every counter slot is taken");
+                self.pending.push(records::slots_exhausted(now, &machine, &name));
+            }
+        }
+        Ok(opened)
+    }
+
+    fn renamed(&mut self, now: Timestamp) -> Vec<SlotRecord> {
+        let mut renamed = Vec::new();
+        for record in self.slots.iter() {
+            let Some(link) = self.interfaces.link(record.interface.ifindex) else { continue };
+            if link.name != record.name && !self.closing.contains(&record.counter.slot) {
+                info!(from = record.name, to = link.name, "interface renamed");
+                self.pending.push(records::renamed(now, record, &link.name));
+                renamed.push(SlotRecord { name: link.name.clone(), ..record.clone() });
+            }
+        }
+        renamed
+    }
+
+    /// Marks the slots whose interface is gone, no longer claimed, or another machine's.
+    fn mark_closing(&mut self, now: Timestamp) -> bool {
+        for record in self.slots.iter() {
+            let ifindex = record.interface.ifindex;
+            let claim = self.interfaces.claim(ifindex);
+            let ours = claim.is_some_and(|claim| claim.machine == record.machine);
+            if !ours && self.closing.insert(record.counter.slot) {
+                if self.interfaces.link(ifindex).is_none() {
+                    info!(interface = record.name, machine = %record.machine, "interface gone");
+                }
+                self.pending.push(records::gone(now, record));
+            }
+        }
+        !self.closing.is_empty()
+    }
+
+    fn is_attached(&self, record: &SlotRecord) -> bool {
+        self.attached.get(&record.interface.ifindex) == Some(&record.counter.slot.0)
+    }
+
+    /// Programs on every interface that has a slot and is not attached to it.
+    fn attach_all(&mut self) {
+        let requests: Vec<AttachRequest> = self
+            .slots
+            .iter()
+            .filter(|record| !self.closing.contains(&record.counter.slot))
+            .filter(|record| !self.is_attached(record))
+            .map(|record| AttachRequest {
+                ifindex: record.interface.ifindex,
+                slot: record.counter.slot.0,
+                generation: record.counter.generation.0,
+                machine: 0,
+            })
+            .collect();
+        if requests.is_empty() {
+            return;
+        }
+        for (ifindex, outcome) in self.programs.attach(&requests) {
+            let interface = self.interfaces.id(ifindex);
+            if let Some(record) = self.slots.of_interface(interface).cloned() {
+                self.note_attached(&record, outcome);
+            }
+        }
+    }
+
+    fn note_attached(&mut self, record: &SlotRecord, outcome: Result<Hooks, HostError>) {
+        let now = self.now();
+        let ifindex = record.interface.ifindex;
+        let what = format!("attach {ifindex}");
+        let problem = match outcome {
+            Ok(hooks) => {
+                self.attached.insert(ifindex, record.counter.slot.0);
+                info!(interface = record.name, machine = %record.machine, "metered");
+                if !record.credits {
+                    self.pending.push(records::attached(now, record, Basis::Baseline));
+                }
+                if hooks == Hooks::Both {
+                    self.tally.say_again(&what);
+                    return;
+                }
+                "what the guest receives is not counted: an `ingress` qdisc stands in the place \
+                 of clsact, and this kernel has no tcx"
+                    .to_owned()
+            }
+            // Gone already: its deletion event is on the way.
+            Err(HostError::NoInterface { .. }) => return,
+            Err(failure) => failure.to_string(),
+        };
+        if self.tally.say_once(what) {
+            error!(interface = record.name, machine = %record.machine, "unmetered: {problem}");
+            self.pending.push(records::attach_failed(now, record, &problem));
+        }
+    }
+
+    /// Settles what newborn interfaces moved before the programs stood, in one commit.
+    async fn credit_all(&mut self, links: &Links) -> Result<(), CycleError> {
+        let owed: Vec<SlotRecord> = self
+            .slots
+            .iter()
+            .filter(|record| record.credits && record.credit.is_none())
+            .filter(|record| self.is_attached(record))
+            .cloned()
+            .collect();
+        if owed.is_empty() {
+            return Ok(());
+        }
+        let mut credited = Vec::new();
+        for record in owed {
+            // A link that vanished in the meantime tells no more; its slot is closing.
+            if let Some(credit) = self.earlier_traffic(links, &record).await? {
+                credited.push(SlotRecord { credit: Some(credit), ..record });
+            }
+        }
+        let now = self.now();
+        let samples: Vec<Sample> = credited
+            .iter()
+            .map(|record| Sample {
+                machine: record.machine.clone(),
+                // When it moved is not known; it counts where it became known.
+                from: now,
+                to: now,
+                traffic: record.credit.unwrap_or(Traffic::ZERO),
+            })
+            .filter(|sample| !sample.traffic.is_zero())
+            .collect();
+        let mut next = self.engine.clone();
+        let effects =
+            next.step(now, &Observation { traffic: samples.clone(), commands: Vec::new() });
+        let mut batch = self.batch(now, &next, &effects);
+        batch.usage = samples.into_iter().map(|sample| self.usage(&next, sample)).collect();
+        batch.events.extend(
+            credited
+                .iter()
+                .map(|record| records::attached(now, record, Basis::InterfaceCounters)),
+        );
+        batch.slots = credited;
+        self.commit(&batch, next)?;
+        Ok(())
+    }
+
+    /// What an interface moved before the program counted: the kernel's own counters less
+    /// ours. The two are not read at one instant, so: `sent` is first in the kernel's
+    /// counter and then in ours, hence the smallest difference seen is the true one, once
+    /// nothing was under way; `received` the other way round.
+    async fn earlier_traffic(
+        &self,
+        links: &Links,
+        record: &SlotRecord,
+    ) -> Result<Option<Traffic>, CycleError> {
+        let counted = |reading: &Reading, direction: usize| {
+            reading.frames[direction].saturating_sub(record.base.frames[direction])
+        };
+        let mut best: Option<[Bytes; 2]> = None;
+        let mut last = None;
+        for _ in 0..CREDIT_READINGS {
+            let before = node::reading(&self.programs.reading(record.counter.slot.0)?);
+            let Some(link) = links.get(record.interface.ifindex).await? else { break };
+            let after = node::reading(&self.programs.reading(record.counter.slot.0)?);
+            let seen = [
+                link.kernel.received.saturating_sub(counted(&after, 0)),
+                link.kernel.sent.saturating_sub(counted(&before, 1)),
+            ];
+            best = Some(best.map_or(seen, |best| [best[0].max(seen[0]), best[1].min(seen[1])]));
+            if before == after && last == Some(seen) {
+                break;
+            }
+            last = Some(seen);
+        }
+        Ok(best.map(|[received, sent]| Traffic { received, sent, exempt: Bytes::ZERO }))
+    }
+
+    /// Last deltas into the ledger, then programs, shapers and slots of what is gone go.
+    async fn let_go(&mut self) -> Result<(), CycleError> {
+        let leaving: Vec<SlotRecord> =
+            self.closing.iter().filter_map(|slot| self.slots.get(*slot)).cloned().collect();
+        self.measure().await?;
+        for record in leaving {
+            let ifindex = record.interface.ifindex;
+            if self.slots.of_interface(record.interface).is_none() {
+                self.unshape_gone(&record).await;
+                self.audit.forget(ifindex);
+                self.attached.remove(&ifindex);
+                self.programs.release(ifindex, record.counter.slot.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn usage(&self, engine: &crate::engine::Engine, sample: Sample) -> Usage {
+        let zone = engine.zone(&sample.machine).unwrap_or(&self.config.time_zone).clone();
+        let Sample { machine, from, to, traffic } = sample;
+        Usage { machine, zone, from, to, traffic }
+    }
+}
+

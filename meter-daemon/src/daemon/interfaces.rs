@@ -1,0 +1,260 @@
+//! What interfaces there are, whose they are, and which were born while we could know it.
+//! A picture of the world kept up to date by events and dumps; it asks and changes nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::{
+    config::{self, Claim, Config, LinkFacts},
+    host::links::{Link, LinkKind},
+    ledger::{BootId, Highest, InterfaceId},
+};
+
+/// How long after its birth an interface that becomes a machine's is still new: hypervisors
+/// create a tap under one name and rename it, or set its address, some moments later.
+const NEWBORN: Duration = Duration::from_secs(10);
+
+/// The links of this network namespace.
+#[derive(Debug)]
+pub(crate) struct Interfaces {
+    boot: BootId,
+    netns: u64,
+    links: BTreeMap<u32, Link>,
+    claims: BTreeMap<u32, Claim>,
+    /// When an interface that is younger than our first sight came, by the monotonic clock.
+    born: BTreeMap<u32, Duration>,
+    highest: u32,
+    recorded: Option<u32>,
+    /// The ledger knows an earlier boot: all interfaces of this one are younger.
+    later_boot: bool,
+    /// Whose something is, or what it is called, has changed since somebody asked.
+    changed: bool,
+}
+
+impl Interfaces {
+    /// `recorded`: the highest ifindex the ledger has seen in this boot and namespace.
+    pub(crate) fn new(
+        boot: BootId,
+        netns: u64,
+        recorded: Option<u32>,
+        later_boot: bool,
+    ) -> Self {
+        Self {
+            boot,
+            netns,
+            links: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            born: BTreeMap::new(),
+            highest: recorded.unwrap_or(0),
+            recorded,
+            later_boot,
+            changed: false,
+        }
+    }
+
+    /// The first dump: what was born while the daemon was away is told by its ifindex, which
+    /// only ever grows.
+    pub(crate) fn first_sight(&mut self, links: Vec<Link>, config: &Config, now: Duration) {
+        let seen = match self.recorded {
+            Some(highest) => highest,
+            None if self.later_boot => 0,
+            None => u32::MAX,
+        };
+        for link in links {
+            if link.ifindex > seen {
+                self.born.insert(link.ifindex, now);
+            }
+            self.keep(link, config);
+        }
+    }
+
+    /// A link that is there: new, renamed or otherwise changed.
+    pub(crate) fn present(&mut self, link: Link, config: &Config, now: Duration) {
+        if !self.links.contains_key(&link.ifindex) {
+            self.born.insert(link.ifindex, now);
+        }
+        self.keep(link, config);
+    }
+
+    /// All that is there now; whatever else we knew is gone.
+    pub(crate) fn replace(&mut self, links: Vec<Link>, config: &Config, now: Duration) {
+        let present: BTreeSet<u32> = links.iter().map(|link| link.ifindex).collect();
+        let gone: Vec<u32> =
+            self.links.keys().filter(|ifindex| !present.contains(ifindex)).copied().collect();
+        for ifindex in gone {
+            self.gone(ifindex);
+        }
+        for link in links {
+            self.present(link, config, now);
+        }
+    }
+
+    /// A link that is no more.
+    pub(crate) fn gone(&mut self, ifindex: u32) {
+        self.links.remove(&ifindex);
+        self.born.remove(&ifindex);
+        self.changed |= self.claims.remove(&ifindex).is_some();
+    }
+
+    /// Whose everything is under another configuration.
+    pub(crate) fn claim_again(&mut self, config: &Config) {
+        self.claims = self
+            .links
+            .iter()
+            .filter_map(|(ifindex, link)| Some((*ifindex, config.claim(&facts(link))?)))
+            .collect();
+        self.changed = true;
+    }
+
+    pub(crate) fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Whether anything changed since this was last asked.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// What was to follow a change did not happen.
+    pub(crate) fn still_changed(&mut self) {
+        self.changed = true;
+    }
+
+    fn keep(&mut self, link: Link, config: &Config) {
+        let ifindex = link.ifindex;
+        self.highest = self.highest.max(ifindex);
+        let facts = facts(&link);
+        let known = self.links.get(&ifindex).map(self::facts);
+        self.links.insert(ifindex, link);
+        // Most changes are of counters and flags: who is who stays.
+        if known.as_ref() == Some(&facts) {
+            return;
+        }
+        let claim = config.claim(&facts);
+        self.changed |= claim.is_some() || self.claims.contains_key(&ifindex);
+        match claim {
+            Some(claim) => self.claims.insert(ifindex, claim),
+            None => self.claims.remove(&ifindex),
+        };
+    }
+
+    pub(crate) fn id(&self, ifindex: u32) -> InterfaceId {
+        InterfaceId { netns: self.netns, ifindex }
+    }
+
+    pub(crate) fn link(&self, ifindex: u32) -> Option<&Link> {
+        self.links.get(&ifindex)
+    }
+
+    pub(crate) fn claims(&self) -> impl Iterator<Item = (&Link, &Claim)> {
+        self.claims
+            .iter()
+            .filter_map(|(ifindex, claim)| Some((self.links.get(ifindex)?, claim)))
+    }
+
+    pub(crate) fn claim(&self, ifindex: u32) -> Option<&Claim> {
+        self.claims.get(&ifindex)
+    }
+
+    /// Whether what an interface moved before it was metered is to be credited.
+    pub(crate) fn is_newborn(&self, ifindex: u32, now: Duration) -> bool {
+        self.born.get(&ifindex).is_some_and(|born| now.saturating_sub(*born) < NEWBORN)
+    }
+
+    pub(crate) fn highest_if_grown(&self) -> Option<Highest> {
+        (self.recorded != Some(self.highest)).then(|| Highest {
+            boot: self.boot.clone(),
+            interface: InterfaceId { netns: self.netns, ifindex: self.highest },
+        })
+    }
+
+    pub(crate) fn highest_recorded(&mut self, highest: Option<&Highest>) {
+        if let Some(highest) = highest {
+            self.recorded = Some(highest.interface.ifindex);
+        }
+    }
+}
+
+fn facts(link: &Link) -> LinkFacts {
+    LinkFacts {
+        name: link.name.clone(),
+        mac: link.mac,
+        kind: match link.kind {
+            LinkKind::Tap => config::LinkKind::Tap,
+            LinkKind::Veth => config::LinkKind::Veth,
+            LinkKind::Ifb | LinkKind::Other(_) => config::LinkKind::Other,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::links::KernelCounters;
+
+    const NOW: Duration = Duration::from_secs(1_000);
+
+    fn veth(ifindex: u32, name: &str) -> Link {
+        Link {
+            ifindex,
+            name: name.to_owned(),
+            mac: None,
+            kind: LinkKind::Veth,
+            up: true,
+            mtu: 1500,
+            kernel: KernelCounters::default(),
+        }
+    }
+
+    fn node(recorded: Option<u32>, later_boot: bool) -> Interfaces {
+        Interfaces::new(BootId("b".into()), 7, recorded, later_boot)
+    }
+
+    /// spec: an ifindex above the highest the ledger has seen was born since; an interface
+    /// older than the first sight ever is a baseline.
+    #[test]
+    fn who_was_born_while_the_daemon_was_away_is_told_by_its_ifindex() {
+        let config = Config::default();
+        for (recorded, later_boot, newborn) in [
+            (None, false, [false, false]),
+            (Some(3), false, [false, true]),
+            (None, true, [true, true]),
+        ] {
+            let mut interfaces = node(recorded, later_boot);
+            interfaces.first_sight(vec![veth(3, "a"), veth(4, "b")], &config, NOW);
+            let found = [3, 4].map(|ifindex| interfaces.is_newborn(ifindex, NOW));
+            assert_eq!(found, newborn, "{recorded:?} {later_boot}");
+        }
+    }
+
+    #[test]
+    fn what_comes_while_we_watch_is_new_for_a_while_and_not_for_ever() {
+        let config = Config::default();
+        let mut interfaces = node(Some(9), false);
+        interfaces.present(veth(10, "a"), &config, NOW);
+        assert!(interfaces.is_newborn(10, NOW + Duration::from_secs(9)));
+        assert!(!interfaces.is_newborn(10, NOW + Duration::from_secs(11)));
+        interfaces.gone(10);
+        assert!(!interfaces.is_newborn(10, NOW));
+    }
+
+    #[test]
+    fn only_what_concerns_a_machine_is_a_change() {
+        let config = Config::default();
+        let mut interfaces = node(Some(9), false);
+        interfaces.present(veth(10, "a"), &config, NOW);
+        assert!(interfaces.take_changed());
+        interfaces.present(veth(10, "a"), &config, NOW);
+        assert!(!interfaces.take_changed(), "the same again");
+        interfaces.present(veth(10, "b"), &config, NOW);
+        assert!(interfaces.take_changed(), "renamed");
+        let uplink = Link { kind: LinkKind::Other("bridge".into()), ..veth(11, "vmbr0") };
+        interfaces.present(uplink, &config, NOW);
+        assert!(!interfaces.take_changed(), "nobody's");
+        interfaces.replace(vec![], &config, NOW);
+        assert!(interfaces.take_changed());
+        assert_eq!(interfaces.highest_if_grown().map(|h| h.interface.ifindex), Some(11));
+    }
+}

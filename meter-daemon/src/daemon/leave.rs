@@ -1,0 +1,102 @@
+//! Leaving: everything of ours removed from the node, its bytes in the ledger first.
+
+use std::path::Path;
+
+use tracing::warn;
+
+use super::{
+    node::Node,
+    open::{Failure, directory},
+};
+use crate::{
+    config::Config,
+    host::{links::Links, programs::detach_all, shaping::Shaping},
+};
+
+/// `meterd detach` without a daemon: does what the daemon would have done.
+///
+/// # Errors
+/// When something of ours may still be there.
+pub fn detach(config_path: &Path) -> Result<Vec<String>, Failure> {
+    let config = Config::load(config_path).map_err(Failure::Configuration)?;
+    super::runtime()?.block_on(async {
+        directory(&config.state_directory)?;
+        let links = Links::open()?;
+        let pins = config.pin_directory.clone();
+        match Node::open(config, &links).await {
+            Ok(mut node) => {
+                node.adopt_attached()?;
+                node.detach().await
+            }
+            // Whoever holds the state directory does the detaching, or is asked to end.
+            Err(failure) if failure.exit_status() == super::open::HELD => Err(failure),
+            // The kernel's side can be left whatever became of the ledger.
+            Err(failure) => {
+                warn!("leaving without a last reading: {failure}");
+                let mut removed = remove_shapers(&links).await?;
+                removed.extend(remove_programs(&pins)?);
+                Ok(removed)
+            }
+        }
+    })
+}
+
+impl Node {
+    /// A last reading, shapers lifted, programs, pins and qdiscs gone, the slots free.
+    pub(super) async fn detach(&mut self) -> Result<Vec<String>, Failure> {
+        let mut removed = self.lift_everything().await;
+        // Programs first: what they count between the reading and their end is the rest.
+        let programs = self.metered();
+        for (ifindex, slot) in std::mem::take(&mut self.attached) {
+            self.programs.release(ifindex, slot)?;
+        }
+        self.closing = self.slots.iter().map(|record| record.counter.slot).collect();
+        if let Err(failure) = self.measure().await {
+            warn!("the last reading could not be recorded: {failure}");
+        }
+        if programs > 0 {
+            removed.push(format!("programs on {programs} interfaces"));
+        }
+        removed.extend(remove_programs(&self.config.pin_directory)?);
+        Ok(removed)
+    }
+
+    /// What [`Node::detach`] would remove.
+    pub(super) fn would_detach(&self) -> Vec<String> {
+        let mut removed = self.shaped_interfaces();
+        removed.push(format!("programs on {} interfaces", self.metered()));
+        removed.push(format!("the pins below {}", self.config.pin_directory.display()));
+        removed
+    }
+}
+
+fn remove_programs(pins: &Path) -> Result<Vec<String>, Failure> {
+    Ok(detach_all(pins)?.to_string().lines().map(str::to_owned).collect())
+}
+
+/// Every shaper of ours that can be found without the ledger. What stood before is not known
+/// then: the kernel's default takes its place.
+async fn remove_shapers(links: &Links) -> Result<Vec<String>, Failure> {
+    let shaping = Shaping::open()?;
+    let mut removed = Vec::new();
+    for link in links.dump().await? {
+        let found = match shaping.inspect(link.ifindex).await {
+            Ok(found) => found,
+            Err(failure) => {
+                warn!(interface = link.name, "{failure}");
+                continue;
+            }
+        };
+        if found.is_ours() {
+            match shaping.remove(link.ifindex, None).await {
+                Ok(_) => removed.push(format!("the shaper of {}", link.name)),
+                Err(failure) => warn!(interface = link.name, "{failure}"),
+            }
+        }
+    }
+    for stray in shaping.stray_ifbs().await? {
+        shaping.delete_stray(&stray).await?;
+        removed.push(format!("an IFB whose interface {} is gone", stray.owner));
+    }
+    Ok(removed)
+}

@@ -1,0 +1,300 @@
+//! The node as the daemon knows it, and its one cycle: observe, step, record, apply.
+//!
+//! Nothing is applied before it is recorded: the engine steps on a clone, the batch is
+//! committed, and only then do the clone and the new cursors become the truth. When the
+//! commit fails, everything stays as it was and the next good one takes all.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tracing::{error, info, warn};
+
+use super::{
+    audit::Audit,
+    enforce::Enforcer,
+    interfaces::Interfaces,
+    known::Known,
+    records,
+    slots::Slots,
+    tally::Tally,
+    time::{EngineClock, Reading as ClockReading},
+};
+use crate::{
+    config::Config,
+    engine::{
+        Effect, Engine, Observation, Sample,
+        command::Command,
+        event::EventKind,
+        units::{Bytes, MachineId, Traffic},
+    },
+    host::{
+        clock::{self, Moment},
+        error::HostError,
+        netlink::NetlinkError,
+        programs::{Programs, SlotReading},
+    },
+    ledger::{
+        Batch, CommandRecord, EventRecord, Ledger, LedgerError, Lock, Reader, Reading, Slot, SlotRecord, Usage,
+        cursor,
+    },
+};
+
+/// Everything the loop holds.
+pub(crate) struct Node {
+    pub(super) config: Arc<Config>,
+    pub(super) clock: EngineClock,
+    pub(super) ledger: Ledger,
+    pub(super) reader: Reader,
+    pub(super) engine: Engine,
+    pub(super) programs: Programs,
+    pub(super) interfaces: Interfaces,
+    pub(super) enforcer: Enforcer,
+    pub(super) slots: Slots,
+    pub(super) known: Known,
+    pub(super) audit: Audit,
+    /// Slot by ifindex, where our programs stand.
+    pub(super) attached: BTreeMap<u32, u32>,
+    /// Who is metered, or how, is other than the engine was told.
+    pub(super) terms_changed: bool,
+    /// A qdisc changed on an interface that has a shaper of ours.
+    pub(super) qdiscs_changed: bool,
+    /// Link events were lost.
+    pub(super) overrun: bool,
+    /// Slots whose interface is gone or has another owner: their next delta is the last.
+    pub(super) closing: BTreeSet<Slot>,
+    /// Up to when everything is in the ledger.
+    pub(super) measured_to: Timestamp,
+    /// Host events that go with the next commit.
+    pub(super) pending: Vec<EventRecord>,
+    pub(super) tally: Tally,
+    /// Nobody else uses this state directory while we hold it.
+    pub(super) _lock: Lock,
+}
+
+/// Why a cycle came to nothing. Whatever it is, nothing was lost: the kernel counts on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CycleError {
+    /// The counters could not be read.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Links could not be read.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The ledger could not be written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// One reading of everything, not recorded yet.
+#[derive(Default)]
+struct Observed {
+    records: Vec<SlotRecord>,
+    traffic: BTreeMap<MachineId, Traffic>,
+    events: Vec<EventRecord>,
+    fell: u64,
+}
+
+impl Node {
+    /// Reads the counters and does all that follows.
+    pub(crate) async fn poll(&mut self) -> Result<(), CycleError> {
+        let started = clock::now().monotonic;
+        self.measure().await?;
+        self.tally.polls.observe(clock::now().monotonic.saturating_sub(started));
+        self.apply().await;
+        Ok(())
+    }
+
+    /// A fresh reading and, with it in the ledger, the commands by themselves: the effects
+    /// are what they caused and nothing else. All are carried out, or none; what `finish`
+    /// says of the effects is what is kept under the idempotency key.
+    pub(crate) async fn command(
+        &mut self,
+        commands: Vec<Command>,
+        finish: impl FnOnce(&[Effect]) -> Option<CommandRecord>,
+    ) -> Result<Vec<Effect>, CycleError> {
+        self.measure().await?;
+        let now = self.now();
+        let mut next = self.engine.clone();
+        let effects = next.step(now, &Observation { traffic: Vec::new(), commands });
+        if effects.iter().any(is_refusal) {
+            self.pending.extend(records::engine_events(&refusals(&effects)));
+            return Ok(effects);
+        }
+        let mut batch = self.batch(now, &next, &effects);
+        batch.commands.extend(finish(&effects));
+        self.commit(&batch, next)?;
+        self.apply().await;
+        Ok(effects)
+    }
+
+    /// What commands would do: the same step, on a clone that is thrown away.
+    pub(crate) fn rehearse(&mut self, commands: Vec<Command>) -> Vec<Effect> {
+        let now = self.now();
+        self.engine.clone().step(now, &Observation { traffic: Vec::new(), commands })
+    }
+
+    /// Observe, step, record: everything up to now is in the ledger, or nothing changed.
+    pub(super) async fn measure(&mut self) -> Result<(), CycleError> {
+        let now = self.now();
+        let observed = self.observe(now).await?;
+        let from = self.measured_to.min(now);
+        let samples = observed.traffic.iter().map(|(machine, traffic)| Sample {
+            machine: machine.clone(),
+            from,
+            to: now,
+            traffic: *traffic,
+        });
+        let observation = Observation { traffic: samples.collect(), commands: Vec::new() };
+        let mut next = self.engine.clone();
+        let effects = next.step(now, &observation);
+
+        let mut batch = self.batch(now, &next, &effects);
+        batch.usage = observation
+            .traffic
+            .into_iter()
+            .map(|sample| self.usage(&next, sample))
+            .collect();
+        batch.freed = observed
+            .records
+            .iter()
+            .filter(|record| self.closing.contains(&record.counter.slot))
+            .map(|record| record.counter.clone())
+            .collect();
+        batch.slots = observed.records;
+        batch.events.extend(observed.events);
+        batch.highest = self.interfaces.highest_if_grown();
+        self.commit(&batch, next)?;
+
+        self.tally.counter_restarts += observed.fell;
+        self.measured_to = now;
+        for counter in &batch.freed {
+            self.closing.remove(&counter.slot);
+        }
+        Ok(())
+    }
+
+    /// Every slot's counters against its cursor.
+    async fn observe(&mut self, now: Timestamp) -> Result<Observed, HostError> {
+        let readings = self.programs.readings()?;
+        let mut observed = Observed::default();
+        for record in self.slots.iter() {
+            let Some(reading) = readings.get(record.counter.slot.0 as usize) else { continue };
+            let reading = self::reading(reading);
+            let ifindex = record.interface.ifindex;
+            let shaped = self.enforcer.shaped_now(ifindex).await;
+            let closing = self.closing.contains(&record.counter.slot);
+            let first = || self.enforcer.shaped_at_first(ifindex);
+            let before = SlotRecord { shaped: record.shaped.or_else(first), ..record.clone() };
+            match cursor::delta(&before, &reading, shaped) {
+                Ok(delta) => {
+                    if !delta.is_zero() {
+                        *observed.traffic.entry(record.machine.clone()).or_default() += delta;
+                    }
+                }
+                Err(fell) => {
+                    error!(interface = record.name, "{fell}");
+                    observed.events.push(records::counter_fell(now, record, &fell));
+                    observed.fell += 1;
+                }
+            }
+            if reading != record.cursor || shaped != record.shaped || closing {
+                observed.records.push(SlotRecord {
+                    cursor: reading,
+                    shaped,
+                    ..record.clone()
+                });
+            }
+        }
+        Ok(observed)
+    }
+
+    /// A batch with what the engine changed and said, and what the host has to say.
+    pub(super) fn batch(&self, now: Timestamp, next: &Engine, effects: &[Effect]) -> Batch {
+        let mut events = self.pending.clone();
+        events.extend(records::engine_events(effects));
+        Batch {
+            at: now,
+            slots: Vec::new(),
+            freed: Vec::new(),
+            usage: Vec::new(),
+            changes: next.changes_since(&self.engine),
+            events,
+            commands: Vec::new(),
+            notes: Vec::new(),
+            highest: None,
+        }
+    }
+
+    /// One transaction; with it the engine's new state and the cursors become the truth.
+    pub(super) fn commit(&mut self, batch: &Batch, next: Engine) -> Result<(), LedgerError> {
+        if let Err(failure) = self.ledger.record(batch) {
+            if self.tally.ledger_failed() {
+                error!("{failure}; the kernel counts on, and the next good commit takes all");
+            }
+            return Err(failure);
+        }
+        if self.tally.ledger_recovered() {
+            info!("the ledger can be written again; nothing was lost");
+        }
+        self.engine = next;
+        self.pending.clear();
+        self.slots.commit(&batch.slots, &batch.freed);
+        self.interfaces.highest_recorded(batch.highest.as_ref());
+        self.known.recorded(&batch.notes);
+        crate::delivery::journal(&batch.events);
+        Ok(())
+    }
+
+    /// The engine's time now.
+    pub(super) fn now(&mut self) -> Timestamp {
+        let (now, step) = self.clock.advance(clock_reading(&clock::now()));
+        if let Some(step) = step {
+            warn!("{step}");
+            self.pending.push(records::clock(now, &step.to_string()));
+        }
+        now
+    }
+
+    /// How long the loop may sleep before the engine must be asked again.
+    pub(crate) fn until_deadline(&mut self) -> Option<Duration> {
+        let deadline = self.engine.deadline()?;
+        let now = self.now();
+        Some(Duration::try_from(deadline.duration_since(now)).unwrap_or(Duration::ZERO))
+    }
+}
+
+pub(super) fn clock_reading(moment: &Moment) -> ClockReading {
+    ClockReading {
+        wall: moment.wall,
+        boot: moment.since_boot,
+        // A kernel that does not say is one that nobody has synchronised.
+        synchronised: clock::synchronised().unwrap_or(false),
+    }
+}
+
+/// A slot's counters in the ledger's words.
+pub(super) fn reading(slot: &SlotReading) -> Reading {
+    let (received, sent) = (&slot.received, &slot.sent);
+    Reading {
+        traffic: Traffic {
+            received: Bytes(received.bytes),
+            sent: Bytes(sent.bytes),
+            exempt: Bytes(received.exempt_bytes) + Bytes(sent.exempt_bytes),
+        },
+        packets: [received.packets, sent.packets],
+        frames: [Bytes(received.frame_bytes), Bytes(sent.frame_bytes)],
+        shaped: [Bytes(received.shaped_bytes), Bytes(sent.shaped_bytes)],
+    }
+}
+
+pub(crate) fn is_refusal(effect: &Effect) -> bool {
+    matches!(effect, Effect::Event(event) if matches!(event.kind, EventKind::Refused { .. }))
+}
+
+fn refusals(effects: &[Effect]) -> Vec<Effect> {
+    effects.iter().filter(|effect| is_refusal(effect)).cloned().collect()
+}

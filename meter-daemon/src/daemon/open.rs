@@ -1,0 +1,231 @@
+//! From nothing, or from what an earlier run left, to a node that meters.
+
+use std::{collections::{BTreeMap, BTreeSet}, io, path::Path, sync::Arc};
+
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use super::{
+    audit::Audit,
+    enforce::Enforcer,
+    interfaces::Interfaces,
+    known::Known,
+    node::{CycleError, Node},
+    records,
+    slots::Slots,
+    tally::Tally,
+    time::EngineClock,
+};
+use crate::{
+    config::{Config, Diagnostics},
+    engine::{Engine, EngineSettings, RestoreError},
+    host::{
+        clock,
+        error::HostError,
+        identity::{self, IdentityError},
+        links::Links,
+        netlink::NetlinkError,
+        programs::{Hooks, ProgramOptions, Programs},
+        shaping::Shaping,
+    },
+    ledger::{self, BootId, Ledger, LedgerError, MapSetId, Remembered, SlotRecord},
+};
+
+/// Why the daemon does not start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration has errors.
+    #[error("{}", .0.plain())]
+    Configuration(Diagnostics),
+    /// The ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The kernel side cannot be used.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Links and qdiscs cannot be seen.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// Who we are in this boot cannot be told.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// What the ledger kept for the engine cannot be read.
+    #[error("the ledger's record of machines cannot be read: {0}; restore a backup, or report it")]
+    Restore(#[from] RestoreError),
+    /// A door cannot be opened.
+    #[error("{0}")]
+    Door(String),
+    /// Anything else that the system refuses.
+    #[error("{attempt}: {error}")]
+    System {
+        /// What was tried.
+        attempt: &'static str,
+        /// Why not.
+        error: io::Error,
+    },
+}
+
+impl Failure {
+    /// The exit status, by sysexits(3).
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Configuration(_) => 78,
+            Self::Ledger(error) => error.exit_status(),
+            Self::Host(HostError::NotAllowed { .. }) => 77,
+            Self::Host(error) if is_refusal(error.raw_os_error()) => 77,
+            Self::Host(_) | Self::Netlink(_) | Self::Identity(_) | Self::System { .. } => 71,
+            Self::Restore(_) => 65,
+            Self::Door(_) => 69,
+        }
+    }
+}
+
+fn is_refusal(errno: Option<i32>) -> bool {
+    matches!(errno, Some(libc::EPERM | libc::EACCES))
+}
+
+impl From<CycleError> for Failure {
+    fn from(error: CycleError) -> Self {
+        match error {
+            CycleError::Host(error) => Self::Host(error),
+            CycleError::Ledger(error) => Self::Ledger(error),
+        }
+    }
+}
+
+impl Node {
+    /// Everything is adopted and the first picture taken; nothing is changed yet on the node
+    /// but programs replaced by this version's.
+    pub(crate) async fn open(config: Config, links: &Links) -> Result<Self, Failure> {
+        let config = Arc::new(config);
+        let lock = ledger::lock(&config.state_directory)?;
+        let (ledger, remembered) = Ledger::open(&config.state_directory)?;
+        let reader = ledger.reader()?;
+        let boot = BootId(identity::boot_id()?);
+        let netns = identity::netns_cookie()?;
+        let programs = Programs::open(&program_options(&config), random_id()?)?;
+        let map_set = MapSetId(programs.map_set());
+
+        let mut clock_of_engine = EngineClock::new(remembered.last);
+        let moment = clock::now();
+        let (now, _) = clock_of_engine.advance(super::node::clock_reading(&moment));
+        let highest = remembered
+            .highest
+            .iter()
+            .find(|highest| highest.boot == boot && highest.interface.netns == netns)
+            .map(|highest| highest.interface.ifindex);
+        let same_boot = remembered.highest.iter().any(|highest| highest.boot == boot);
+        let later_boot = !same_boot && remembered.last.is_some();
+        let mut interfaces = Interfaces::new(boot.clone(), netns, highest, later_boot);
+        interfaces.first_sight(links.dump().await?, &config, moment.monotonic);
+
+        let enforcer =
+            Enforcer::open(Shaping::open()?, &boot, netns, &remembered.notes).await?;
+        let Remembered { slots, generations, kept, notes, last, .. } = remembered;
+        let (live, ended): (Vec<_>, Vec<_>) = slots.into_iter().partition(|record| {
+            record.counter.boot == boot
+                && record.counter.map_set == map_set
+                && record.interface.netns == netns
+        });
+        let generations = generations
+            .into_iter()
+            .filter(|(of, ..)| *of == map_set)
+            .map(|(_, slot, generation)| (slot, generation));
+        let known = Known::from_notes(&notes);
+        let terms = Arc::new(known.terms(&interfaces, &config));
+        let engine = Engine::new(terms, kept, engine_settings(&config))?;
+
+        let mut node = Self {
+            slots: Slots::new(boot, map_set, programs.slots(), live, generations),
+            config,
+            clock: clock_of_engine,
+            ledger,
+            reader,
+            engine,
+            programs,
+            interfaces,
+            enforcer,
+            known,
+            audit: Audit::default(),
+            attached: BTreeMap::new(),
+            terms_changed: true,
+            qdiscs_changed: false,
+            overrun: false,
+            closing: BTreeSet::new(),
+            measured_to: last.unwrap_or(now),
+            pending: Vec::new(),
+            tally: Tally::default(),
+            _lock: lock,
+        };
+        node.end_counters(now, &ended)?;
+        Ok(node)
+    }
+
+    /// Counters that did not live on: after a reboot that is how it is, otherwise somebody
+    /// removed the pins.
+    fn end_counters(&mut self, now: Timestamp, ended: &[SlotRecord]) -> Result<(), LedgerError> {
+        if ended.is_empty() {
+            return Ok(());
+        }
+        info!(counters = ended.len(), "counters of an earlier boot or map set have ended");
+        let mut batch = self.batch(now, &self.engine, &[]);
+        batch.events.extend(ended.iter().map(|record| records::counter_ended(now, record)));
+        batch.freed = ended.iter().map(|record| record.counter.clone()).collect();
+        let engine = self.engine.clone();
+        self.commit(&batch, engine)
+    }
+
+    /// The first cycle: what was counted while nobody looked is recorded before anything
+    /// changes, then what should be metered is, and what should stand stands.
+    pub(crate) async fn start(&mut self, links: &Links) -> Result<(), Failure> {
+        for attached in self.programs.attached()? {
+            let interface = self.interfaces.id(attached.ifindex);
+            let known = self
+                .slots
+                .of_interface(interface)
+                .is_some_and(|record| record.counter.slot.0 == attached.slot);
+            if !known {
+                warn!(ifindex = attached.ifindex, "letting go of programs the ledger does not know");
+                self.programs.release(attached.ifindex, attached.slot)?;
+                continue;
+            }
+            if attached.hooks != Hooks::Lost {
+                self.attached.insert(attached.ifindex, attached.slot);
+            }
+        }
+        self.measure().await?;
+        self.discover(links).await?;
+        self.poll().await?;
+        Ok(())
+    }
+}
+
+pub(super) fn program_options(config: &Config) -> ProgramOptions {
+    ProgramOptions {
+        pin_directory: config.pin_directory.clone(),
+        runtime_directory: config.runtime_directory.clone(),
+        count_bytes: config.count_bytes.into(),
+        slots: config.max_interfaces,
+        attach: config.attach.into(),
+    }
+}
+
+pub(super) fn engine_settings(config: &Config) -> EngineSettings {
+    config.engine_settings()
+}
+
+/// Names a new map set. Not zero, which means "not named yet".
+fn random_id() -> Result<u64, Failure> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(|error| {
+        Failure::System { attempt: "asking the kernel for a random number", error: error.into() }
+    })?;
+    Ok(u64::from_ne_bytes(bytes).max(1))
+}
+
+/// Makes sure a directory of ours is there.
+pub(super) fn directory(path: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(path)
+        .map_err(|error| Failure::System { attempt: "making a directory", error })
+}

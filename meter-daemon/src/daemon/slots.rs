@@ -1,0 +1,148 @@
+//! Who owns which place in the counter arrays. Knows the ledger's words and nothing else.
+//!
+//! A slot is handed out with a new generation, and handed out again only after the last
+//! delta of its owner is in the ledger: the counters themselves are never reset.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ledger::{
+    BootId, CounterId, Generation, InterfaceId, MapSetId, Reading, Slot, SlotRecord,
+};
+
+/// The slots of one map set, as of the last commit.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    boot: BootId,
+    map_set: MapSetId,
+    owners: BTreeMap<Slot, SlotRecord>,
+    /// The newest slot of each interface.
+    by_interface: BTreeMap<InterfaceId, Slot>,
+    free: BTreeSet<Slot>,
+    generations: BTreeMap<Slot, Generation>,
+}
+
+impl Slots {
+    /// `owners` and `generations` as the ledger remembers them for this boot and map set.
+    pub(crate) fn new(
+        boot: BootId,
+        map_set: MapSetId,
+        count: u32,
+        owners: impl IntoIterator<Item = SlotRecord>,
+        generations: impl IntoIterator<Item = (Slot, Generation)>,
+    ) -> Self {
+        let owners: BTreeMap<_, _> =
+            owners.into_iter().map(|record| (record.counter.slot, record)).collect();
+        let free = (0..count).map(Slot).filter(|slot| !owners.contains_key(slot)).collect();
+        let by_interface =
+            owners.values().map(|record| (record.interface, record.counter.slot)).collect();
+        let generations = generations.into_iter().collect();
+        Self { boot, map_set, owners, by_interface, free, generations }
+    }
+
+    /// A free slot for an interface: what the record says of it is up to the caller. `None`
+    /// when all are taken. Nothing is handed out until [`Slots::commit`].
+    pub(crate) fn propose(&self, taken: &[SlotRecord]) -> Option<CounterId> {
+        let proposed: BTreeSet<Slot> = taken.iter().map(|record| record.counter.slot).collect();
+        let slot = *self.free.iter().find(|slot| !proposed.contains(slot))?;
+        let generation = self.generations.get(&slot).map_or(1, |last| last.0.wrapping_add(1));
+        Some(CounterId {
+            boot: self.boot.clone(),
+            map_set: self.map_set,
+            slot,
+            generation: Generation(generation),
+        })
+    }
+
+    /// What the ledger has recorded: from now on it is so.
+    pub(crate) fn commit(&mut self, records: &[SlotRecord], freed: &[CounterId]) {
+        for record in records {
+            self.free.remove(&record.counter.slot);
+            self.generations.insert(record.counter.slot, record.counter.generation);
+            let known = self.owners.insert(record.counter.slot, record.clone()).is_some();
+            if !known {
+                self.by_interface.insert(record.interface, record.counter.slot);
+            }
+        }
+        for counter in freed {
+            if let Some(record) = self.owners.remove(&counter.slot) {
+                self.free.insert(counter.slot);
+                if self.by_interface.get(&record.interface) == Some(&counter.slot) {
+                    self.by_interface.remove(&record.interface);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &SlotRecord> {
+        self.owners.values()
+    }
+
+    pub(crate) fn get(&self, slot: Slot) -> Option<&SlotRecord> {
+        self.owners.get(&slot)
+    }
+
+    /// The slot that counts an interface now: the newest, where an earlier one of the same
+    /// interface still waits for its last delta.
+    pub(crate) fn of_interface(&self, interface: InterfaceId) -> Option<&SlotRecord> {
+        self.by_interface.get(&interface).and_then(|slot| self.owners.get(slot))
+    }
+
+    pub(crate) fn free(&self) -> usize {
+        self.free.len()
+    }
+}
+
+/// What moved between two readings of one slot, for metrics: since it was handed out.
+pub(crate) fn since_base(record: &SlotRecord) -> Reading {
+    let (base, now) = (&record.base, &record.cursor);
+    Reading {
+        traffic: crate::engine::units::Traffic {
+            received: now.traffic.received.saturating_sub(base.traffic.received),
+            sent: now.traffic.sent.saturating_sub(base.traffic.sent),
+            exempt: now.traffic.exempt.saturating_sub(base.traffic.exempt),
+        },
+        packets: [0, 1].map(|i| now.packets[i].saturating_sub(base.packets[i])),
+        frames: [0, 1].map(|i| now.frames[i].saturating_sub(base.frames[i])),
+        ..*now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::units::MachineId;
+
+    fn record(counter: CounterId, ifindex: u32) -> SlotRecord {
+        SlotRecord {
+            counter,
+            machine: MachineId::from("web1"),
+            interface: InterfaceId { netns: 1, ifindex },
+            name: "tap1".into(),
+            base: Reading::default(),
+            cursor: Reading::default(),
+            shaped: None,
+            credit: None,
+            credits: true,
+        }
+    }
+
+    #[test]
+    fn a_slot_is_reused_only_after_its_last_delta_is_recorded_and_under_a_new_generation() {
+        let mut slots = Slots::new(BootId("b".into()), MapSetId(7), 1, [], []);
+        let first = slots.propose(&[]).unwrap();
+        assert_eq!(first.generation, Generation(1));
+        slots.commit(&[record(first.clone(), 3)], &[]);
+        assert_eq!(slots.propose(&[]), None, "the only slot is taken");
+        slots.commit(&[], &[first]);
+        assert_eq!(slots.propose(&[]).unwrap().generation, Generation(2));
+    }
+
+    #[test]
+    fn two_interfaces_of_one_batch_never_get_the_same_slot() {
+        let slots = Slots::new(BootId("b".into()), MapSetId(7), 2, [], []);
+        let first = record(slots.propose(&[]).unwrap(), 3);
+        let second = slots.propose(std::slice::from_ref(&first)).unwrap();
+        assert_ne!(first.counter.slot, second.slot);
+        assert_eq!(slots.propose(&[first, record(second, 4)]), None);
+    }
+}

@@ -1,0 +1,342 @@
+//! The pinned maps: one set of them, adopted whole or made anew; the slots of interfaces,
+//! and the counters.
+
+use std::{collections::BTreeMap, io, os::fd::AsFd, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, MapInfo, MapType},
+    util::nr_cpus,
+};
+use meter_common::{
+    Counters, Direction, IFINDEX_ARRAY, Interface, LAYOUT, Machine, MapSet, counter_index,
+};
+
+use super::{
+    bpf,
+    error::HostError,
+    pins::{self, Pins},
+};
+
+const SLOTS: &str = "SLOTS";
+const SLOTS_HIGH: &str = "SLOTS_HIGH";
+const COUNTERS: &str = "COUNTERS";
+const INTERFACES: &str = "INTERFACES";
+const MACHINES: &str = "MACHINES";
+const MAP_SET: &str = "MAP_SET";
+
+/// What a pinned map must look like to be ours.
+struct Shape {
+    name: &'static str,
+    kind: MapType,
+    value_size: usize,
+    entries: u32,
+}
+
+impl Shape {
+    const fn of<V>(name: &'static str, kind: MapType, entries: u32) -> Self {
+        Self {
+            name,
+            kind,
+            value_size: size_of::<V>(),
+            entries,
+        }
+    }
+}
+
+fn shapes(slots: u32) -> [Shape; 6] {
+    // The kernel rounds a per-CPU value up to 8 bytes, and `bpf::read_array` relies on ours
+    // being a multiple already.
+    const _: () = assert!(size_of::<Counters>().is_multiple_of(8));
+    [
+        Shape::of::<u32>(SLOTS, MapType::Array, IFINDEX_ARRAY),
+        Shape::of::<u32>(SLOTS_HIGH, MapType::Hash, slots),
+        Shape::of::<Counters>(COUNTERS, MapType::PerCpuArray, slots * 2),
+        Shape::of::<Interface>(INTERFACES, MapType::Array, slots),
+        Shape::of::<Machine>(MACHINES, MapType::Array, slots),
+        Shape::of::<MapSet>(MAP_SET, MapType::Array, 1),
+    ]
+}
+
+/// Sees that what is pinned is a whole set of our sizes, or nothing: what a start left
+/// unfinished is thrown away, since nothing has been counted in it.
+pub(super) fn prepare(pins: &Pins, slots: u32) -> Result<(), HostError> {
+    let shapes = shapes(slots);
+    let pinned = shapes.iter().filter(|shape| pins.map(shape.name).exists());
+    let pinned: Vec<_> = pinned.collect();
+    if pinned.is_empty() {
+        return Ok(());
+    }
+    let named = pins.map(MAP_SET).exists() && read_map_set(&pins.map(MAP_SET))?.id != 0;
+    if named && pinned.len() == shapes.len() {
+        return pinned.into_iter().try_for_each(|shape| check(pins, shape));
+    }
+    if named {
+        tracing::warn!(
+            "the pinned maps are not a whole set: some were removed; starting a new one"
+        );
+    }
+    for shape in pinned {
+        pins::remove_file(&pins.map(shape.name))?;
+    }
+    Ok(())
+}
+
+fn check(pins: &Pins, shape: &Shape) -> Result<(), HostError> {
+    let path = pins.map(shape.name);
+    let info = MapInfo::from_pin(&path).map_err(|error| map_error("open the map", &path, error))?;
+    let kind = info.map_type();
+    let matches = kind.is_ok_and(|kind| kind == shape.kind)
+        && usize::try_from(info.value_size()).ok() == Some(shape.value_size)
+        && info.max_entries() == shape.entries;
+    if matches {
+        return Ok(());
+    }
+    Err(HostError::OtherMapSet {
+        path,
+        found: format!(
+            "{} entries of {} bytes",
+            info.max_entries(),
+            info.value_size()
+        ),
+        wanted: format!("{} of {} bytes", shape.entries, shape.value_size),
+    })
+}
+
+fn read_map_set(path: &Path) -> Result<MapSet, HostError> {
+    let read = || -> Result<MapSet, aya::maps::MapError> {
+        Array::<_, MapSet>::try_from(Map::Array(MapData::from_pin(path)?))?.get(&0, 0)
+    };
+    read().map_err(|error| map_error("read the map", path, error))
+}
+
+/// Tells the loader the maps' sizes and where they are, or go.
+pub(super) fn configure(loader: &mut EbpfLoader<'_>, pins: &Pins, slots: u32) {
+    for shape in shapes(slots) {
+        loader.map_max_entries(shape.name, shape.entries);
+        loader.map_pin_path(shape.name, pins.map(shape.name));
+    }
+}
+
+/// The maps of a loaded program.
+pub(super) struct Maps {
+    slots: Array<MapData, u32>,
+    slots_high: HashMap<MapData, u32, u32>,
+    interfaces: Array<MapData, Interface>,
+    counters: MapData,
+    cpus: usize,
+    set: MapSet,
+    /// What `slots` and `slots_high` hold. We are the only one who writes them.
+    table: BTreeMap<u32, u32>,
+    /// The highest slot that was ever handed out, plus one.
+    used: u32,
+}
+
+impl Maps {
+    /// Takes the maps over from the loader. A new set gets the name `random_id`.
+    pub(super) fn adopt(ebpf: &mut Ebpf, slots: u32, random_id: u64) -> Result<Self, HostError> {
+        let slots_map = raw(ebpf, SLOTS)?;
+        let counters = raw(ebpf, COUNTERS)?;
+        let cpus =
+            nr_cpus().map_err(|(file, error)| HostError::system(format!("read {file}"), error))?;
+        let mut set: Array<_, MapSet> = typed(ebpf, MAP_SET)?;
+        let mut map_set = set
+            .get(&0, 0)
+            .map_err(|error| load_error(MAP_SET, &error))?;
+        if map_set.id == 0 {
+            map_set = MapSet {
+                // 0 is the mark of a set that has no name yet.
+                id: random_id.max(1),
+                slots,
+                layout: LAYOUT,
+            };
+            set.set(0, map_set, 0)
+                .map_err(|error| load_error(MAP_SET, &error))?;
+        }
+        let mut table = BTreeMap::new();
+        bpf::read_array(
+            slots_map.fd().as_fd(),
+            1,
+            IFINDEX_ARRAY,
+            |ifindex, entry| {
+                if let Some(slot) = entry.first().and_then(|entry: &u32| entry.checked_sub(1)) {
+                    table.insert(ifindex, slot);
+                }
+            },
+        )
+        .map_err(|error| HostError::system("read the table of slots", error))?;
+        let slots_high: HashMap<_, u32, u32> = typed(ebpf, SLOTS_HIGH)?;
+        for entry in slots_high.iter() {
+            let (ifindex, entry) = entry.map_err(|error| load_error(SLOTS_HIGH, &error))?;
+            if let Some(slot) = entry.checked_sub(1) {
+                table.insert(ifindex, slot);
+            }
+        }
+        Ok(Self {
+            slots: Array::try_from(Map::Array(slots_map))
+                .map_err(|error| load_error(SLOTS, &error))?,
+            slots_high,
+            interfaces: typed(ebpf, INTERFACES)?,
+            counters,
+            cpus,
+            set: map_set,
+            used: table.values().max().map_or(0, |highest| highest + 1),
+            table,
+        })
+    }
+
+    pub(super) const fn set(&self) -> &MapSet {
+        &self.set
+    }
+
+    pub(super) fn slot(&self, ifindex: u32) -> Option<u32> {
+        self.table.get(&ifindex).copied()
+    }
+
+    /// Every interface that has a slot, with it.
+    pub(super) fn table(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.table.iter().map(|(ifindex, slot)| (*ifindex, *slot))
+    }
+
+    /// From now on, packets of the interface count in the slot.
+    pub(super) fn assign(&mut self, ifindex: u32, slot: u32) -> Result<(), HostError> {
+        if ifindex < IFINDEX_ARRAY {
+            self.slots.set(ifindex, slot + 1, 0)
+        } else {
+            self.slots_high.insert(ifindex, slot + 1, 0)
+        }
+        .map_err(|error| element_error("give a slot to", ifindex, error))?;
+        self.table.insert(ifindex, slot);
+        self.used = self.used.max(slot + 1);
+        Ok(())
+    }
+
+    /// From now on, packets of the interface count nowhere.
+    pub(super) fn unassign(&mut self, ifindex: u32) -> Result<(), HostError> {
+        if ifindex < IFINDEX_ARRAY {
+            self.slots.set(ifindex, 0, 0)
+        } else {
+            match self.slots_high.remove(&ifindex) {
+                Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+                result => result,
+            }
+        }
+        .map_err(|error| element_error("take the slot from", ifindex, error))?;
+        self.table.remove(&ifindex);
+        Ok(())
+    }
+
+    pub(super) fn interface(&self, slot: u32) -> Result<Interface, HostError> {
+        self.check(slot)?;
+        self.interfaces
+            .get(&slot, 0)
+            .map_err(|error| element_error("read slot", slot, error))
+    }
+
+    pub(super) fn set_interface(&mut self, slot: u32, to: Interface) -> Result<(), HostError> {
+        self.check(slot)?;
+        self.interfaces
+            .set(slot, to, 0)
+            .map_err(|error| element_error("write slot", slot, error))
+    }
+
+    fn check(&self, slot: u32) -> Result<(), HostError> {
+        let slots = self.set.slots;
+        if slot < slots {
+            Ok(())
+        } else {
+            Err(HostError::NoSlot { slot, slots })
+        }
+    }
+
+    /// Received and sent of one slot, over all CPUs.
+    pub(super) fn counters(&self, slot: u32) -> Result<[Counters; 2], HostError> {
+        self.check(slot)?;
+        let read = |direction| {
+            let index = counter_index(slot, direction);
+            bpf::read_element(self.counters.fd().as_fd(), self.cpus, index)
+                .map(|copies| sum(&copies))
+                .map_err(|error| {
+                    HostError::system(format!("read the counters of slot {slot}"), error)
+                })
+        };
+        Ok([read(Direction::Received)?, read(Direction::Sent)?])
+    }
+
+    /// The same of every slot up to the highest that was handed out.
+    pub(super) fn all_counters(&self) -> Result<Vec<[Counters; 2]>, HostError> {
+        let mut sums = Vec::with_capacity(self.used as usize);
+        let mut received = Counters::default();
+        let map = self.counters.fd().as_fd();
+        bpf::read_array(map, self.cpus, self.used * 2, |index, copies| {
+            // counter_index: even is received, and the odd one behind it sent.
+            if index % 2 == Direction::Received as u32 {
+                received = sum(copies);
+            } else {
+                sums.push([received, sum(copies)]);
+            }
+        })
+        .map_err(|error| HostError::system("read the counters", error))?;
+        Ok(sums)
+    }
+}
+
+/// Each CPU's copy grows by itself, so the sum of copies read one after the other is a value
+/// that the counter had at some moment between.
+fn sum(copies: &[Counters]) -> Counters {
+    copies
+        .iter()
+        .fold(Counters::default(), |sum, copy| Counters {
+            bytes: sum.bytes + copy.bytes,
+            packets: sum.packets + copy.packets,
+            frame_bytes: sum.frame_bytes + copy.frame_bytes,
+            exempt_bytes: sum.exempt_bytes + copy.exempt_bytes,
+            dropped_throttled: sum.dropped_throttled + copy.dropped_throttled,
+            dropped_capped: sum.dropped_capped + copy.dropped_capped,
+            dropped_suspended: sum.dropped_suspended + copy.dropped_suspended,
+            reserved: 0,
+        })
+}
+
+fn raw(ebpf: &mut Ebpf, name: &str) -> Result<MapData, HostError> {
+    match ebpf.take_map(name) {
+        Some(Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data)) => Ok(data),
+        _ => Err(HostError::Load {
+            reason: format!("it has no map {name} of the right type"),
+        }),
+    }
+}
+
+fn typed<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, HostError>
+where
+    M: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.take_map(name).ok_or_else(|| HostError::Load {
+        reason: format!("it has no map {name}"),
+    })?;
+    M::try_from(map).map_err(|error| load_error(name, &error))
+}
+
+fn load_error(name: &str, error: &aya::maps::MapError) -> HostError {
+    HostError::Load {
+        reason: format!("map {name}: {error}"),
+    }
+}
+
+fn map_error(attempted: &str, path: &Path, error: aya::maps::MapError) -> HostError {
+    HostError::system(
+        format!("{attempted} pinned at {}", path.display()),
+        io_error(error),
+    )
+}
+
+fn element_error(attempted: &str, index: u32, error: aya::maps::MapError) -> HostError {
+    HostError::system(format!("{attempted} {index}"), io_error(error))
+}
+
+fn io_error(error: aya::maps::MapError) -> io::Error {
+    match error {
+        aya::maps::MapError::SyscallError(error) => error.io_error,
+        error => io::Error::other(error),
+    }
+}

@@ -1,0 +1,142 @@
+//! What moved between a slot's cursor and a new reading. Pure.
+//!
+//! Whether a counter is the old one is decided by its identity, by whoever looks the slot
+//! up; here the identity is the same, so a figure can only have grown.
+
+use super::{Reading, SlotRecord};
+use crate::engine::units::{Bytes, Traffic};
+
+/// A counter of the same identity that shows less than before: the memory was overwritten
+/// or is not what it seems. It is neither clipped to zero nor read as a wrap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the counter `{counter}` fell from {before} to {now} though it is still the same counter: \
+     it was overwritten from outside, and what moved since cannot be known"
+)]
+pub struct Fell {
+    /// Which figure.
+    pub counter: &'static str,
+    /// At the cursor.
+    pub before: u64,
+    /// In the new reading.
+    pub now: u64,
+}
+
+/// The traffic since the record's cursor, whose counter `now` was read from.
+///
+/// # Errors
+/// With both figures, where one fell.
+pub fn delta(
+    record: &SlotRecord,
+    now: &Reading,
+    shaped_now: Option<[Bytes; 2]>,
+) -> Result<Traffic, Fell> {
+    let before = &record.cursor;
+    let counted = Traffic {
+        received: grown("received", before.traffic.received, now.traffic.received)?,
+        sent: grown("sent", before.traffic.sent, now.traffic.sent)?,
+        exempt: grown("exempt", before.traffic.exempt, now.traffic.exempt)?,
+    };
+    // Not billed, but of the same memory: if one of them fell, the others are not to be believed.
+    for (name, before, now) in [
+        ("packets received", before.packets[0], now.packets[0]),
+        ("packets sent", before.packets[1], now.packets[1]),
+        ("frames received", before.frames[0].0, now.frames[0].0),
+        ("frames sent", before.frames[1].0, now.frames[1].0),
+    ] {
+        grown(name, Bytes(before), Bytes(now))?;
+    }
+    match (record.shaped, shaped_now) {
+        (Some(before), Some(now)) => Ok(Traffic {
+            received: grown("received through the shaper", before[0], now[0])?,
+            sent: grown("sent through the shaper", before[1], now[1])?,
+            exempt: counted.exempt,
+        }),
+        _ => Ok(counted),
+    }
+}
+
+fn grown(counter: &'static str, before: Bytes, now: Bytes) -> Result<Bytes, Fell> {
+    now.checked_sub(before).ok_or(Fell {
+        counter,
+        before: before.0,
+        now: now.0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::tests::slot;
+
+    fn reading(received: u64, sent: u64, exempt: u64) -> Reading {
+        Reading {
+            traffic: Traffic {
+                received: Bytes(received),
+                sent: Bytes(sent),
+                exempt: Bytes(exempt),
+            },
+            packets: [received / 100, sent / 100],
+            frames: [Bytes(received), Bytes(sent)],
+        }
+    }
+
+    fn at(cursor: Reading, shaped: Option<[u64; 2]>) -> SlotRecord {
+        SlotRecord {
+            cursor,
+            shaped: shaped.map(|figures| figures.map(Bytes)),
+            ..slot("web1", 7)
+        }
+    }
+
+    #[test]
+    fn the_delta_is_what_the_counters_grew_by() {
+        let record = at(reading(1_000, 500, 10), None);
+        let moved = delta(&record, &reading(1_700, 500, 25), None).unwrap();
+        assert_eq!(moved, reading(700, 0, 15).traffic);
+    }
+
+    #[test]
+    fn a_new_counter_counts_whole_from_its_base() {
+        let record = at(Reading::default(), None);
+        let moved = delta(&record, &reading(u64::MAX, 3, 0), None).unwrap();
+        assert_eq!(moved, reading(u64::MAX, 3, 0).traffic);
+    }
+
+    #[test]
+    fn a_counter_that_fell_is_reported_with_both_figures_and_never_read_as_a_wrap() {
+        let record = at(reading(u64::MAX - 5, 500, 10), None);
+        let fell = delta(&record, &reading(3, 500, 10), None).unwrap_err();
+        let expected = Fell {
+            counter: "received",
+            before: u64::MAX - 5,
+            now: 3,
+        };
+        assert_eq!(fell, expected);
+        let record = at(reading(1_000, 500, 10), None);
+        let mut now = reading(1_700, 500, 10);
+        now.packets[1] = 4;
+        let fell = delta(&record, &now, None).unwrap_err();
+        assert_eq!(
+            (fell.counter, fell.before, fell.now),
+            ("packets sent", 5, 4)
+        );
+    }
+
+    #[test]
+    fn while_a_shaper_stands_its_figures_decide() {
+        let before = reading(1_000, 500, 10);
+        let now = reading(9_000, 9_500, 30);
+        let shaped = Some([Bytes(1_200), Bytes(590)]);
+        for (record, shaped_now, received, sent) in [
+            (at(before, Some([1_000, 500])), shaped, 200, 90),
+            (at(before, Some([1_000, 500])), None, 8_000, 9_000),
+            (at(before, None), shaped, 8_000, 9_000),
+        ] {
+            let moved = delta(&record, &now, shaped_now).unwrap();
+            assert_eq!(moved, reading(received, sent, 20).traffic);
+        }
+        let fell = delta(&at(before, Some([2_000, 500])), &now, shaped).unwrap_err();
+        assert_eq!((fell.before, fell.now), (2_000, 1_200));
+    }
+}

@@ -1,0 +1,339 @@
+//! Every test, in two parts: what needs no privilege runs as the caller, what makes
+//! namespaces, links and kernel programs is built as the caller and run as root.
+//!
+//! Cargo builds all test programs in one go and they are started from here, so that cargo
+//! itself never runs as root and never builds a dependency twice.
+
+mod tally;
+
+use std::{
+    ffi::OsStr,
+    io::{BufRead, BufReader, IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use self::tally::Tally;
+use crate::{
+    build,
+    cargo::{self, TestProgram},
+    kernel,
+    project::Project,
+    root::Root,
+    steps::Steps,
+};
+
+/// The package whose every test needs root: end to end, in namespaces.
+const ROOT_PACKAGE: &str = "tests";
+
+/// The integration tests of meter-daemon that need root.
+const ROOT_TARGETS: [&str; 4] = ["kernel", "links", "shaping", "throttle"];
+
+/// Tests that need root measure times and rates; more at once would measure each other.
+const ROOT_THREADS: &str = "2";
+
+/// Which tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Selection {
+    user: bool,
+    root: bool,
+    filter: Option<String>,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self {
+            user: true,
+            root: true,
+            filter: None,
+        }
+    }
+}
+
+impl Selection {
+    /// Reads `[--only user|root] [FILTER]`.
+    pub(crate) fn read(arguments: &[&str]) -> Result<Self, String> {
+        let mut selection = Self::default();
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            match *argument {
+                "--only" => match rest.next().copied() {
+                    Some("user") => selection.root = false,
+                    Some("root") => selection.user = false,
+                    _ => return Err("`--only` takes `user` or `root`".to_owned()),
+                },
+                option if option.starts_with('-') => {
+                    return Err(format!("`test` does not take `{option}`"));
+                }
+                filter if selection.filter.is_none() => {
+                    selection.filter = Some(filter.to_owned());
+                }
+                more => return Err(format!("`test` takes one filter, `{more}` is a second")),
+            }
+        }
+        Ok(selection)
+    }
+}
+
+/// What cargo has built.
+struct Built {
+    meterd: PathBuf,
+    programs: Vec<TestProgram>,
+}
+
+/// Builds and runs them, and says in one line how it went.
+pub(crate) fn run(
+    project: &Project,
+    steps: &mut Steps,
+    selection: &Selection,
+) -> Result<(), String> {
+    // Before the build, which takes minutes the first time.
+    let root = if selection.root {
+        kernel::check()?;
+        let found = Root::find().map_err(|problem| {
+            format!("{problem}.\nWhat needs no root: `cargo xtask test --only user`")
+        })?;
+        Some(found)
+    } else {
+        None
+    };
+    build::kernel_object(project, steps)?;
+    let built = steps.run("build the tests", || build_tests(project))?;
+
+    let mut tally = Tally::default();
+    if selection.user {
+        part(steps, "tests that need no privilege", &mut tally, |tally| {
+            let mine = |program: &&TestProgram| !needs_root(project, program);
+            run_programs(project, &built, mine, selection, None, tally)?;
+            run_doc_tests(project, selection, tally)
+        });
+    }
+    if let Some(root) = root {
+        part(steps, "tests that need root", &mut tally, |tally| {
+            let mine = |program: &&TestProgram| needs_root(project, program);
+            run_programs(project, &built, mine, selection, Some(root), tally)
+        });
+    }
+    conclude(&tally, selection)
+}
+
+/// Runs a part as a step. A failure in it is in the tally; the next part runs all the same.
+fn part(
+    steps: &mut Steps,
+    name: &str,
+    tally: &mut Tally,
+    run: impl FnOnce(&mut Tally) -> Result<(), String>,
+) {
+    let before = tally.failures.len();
+    // The step's own result is only for its line in the list of steps.
+    let _: Result<(), String> = steps.run(name, || {
+        if let Err(problem) = run(tally) {
+            tally.failures.push(problem);
+        }
+        if tally.failures.len() == before {
+            Ok(())
+        } else {
+            Err(String::new())
+        }
+    });
+}
+
+fn conclude(tally: &Tally, selection: &Selection) -> Result<(), String> {
+    let left_out = match (selection.user, selection.root) {
+        (true, false) => " (those that need root were not asked for)",
+        (false, true) => " (those that need no privilege were not asked for)",
+        _ => "",
+    };
+    if tally.failures.is_empty() {
+        println!("\ncargo xtask test: {tally}{left_out}");
+        return Ok(());
+    }
+    let list: String = tally
+        .failures
+        .iter()
+        .map(|failure| format!("\n  {failure}"))
+        .collect();
+    Err(format!(
+        "cargo xtask test: {tally}{left_out}{list}{}",
+        kernel::lacking()
+    ))
+}
+
+fn needs_root(project: &Project, program: &TestProgram) -> bool {
+    program.package == project.root.join(ROOT_PACKAGE)
+        || program.package == project.root.join("meter-daemon")
+            && program.source.starts_with("tests/")
+            && ROOT_TARGETS.contains(&program.target.as_str())
+}
+
+fn build_tests(project: &Project) -> Result<Built, String> {
+    let listing = cargo::output(project.cargo().arg("test").args(cargo::WORKSPACE).args([
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+    ]))?;
+    // meterd itself is among what cargo builds, for the integration tests.
+    let meterd = listing
+        .lines()
+        .find_map(|line| cargo::program_in(line, "meterd"))
+        .ok_or("cargo built the tests without meterd")?;
+    Ok(Built {
+        meterd,
+        programs: listing.lines().filter_map(TestProgram::read).collect(),
+    })
+}
+
+fn run_programs(
+    project: &Project,
+    built: &Built,
+    mine: impl Fn(&&TestProgram) -> bool,
+    selection: &Selection,
+    root: Option<Root>,
+    tally: &mut Tally,
+) -> Result<(), String> {
+    for program in built.programs.iter().filter(mine) {
+        let shown = program
+            .executable
+            .strip_prefix(&project.root)
+            .unwrap_or(&program.executable);
+        let name = name_of(project, program);
+        println!("     Running {name} ({})", shown.display());
+        let mut variables: Vec<(&str, &OsStr)> = vec![
+            ("METERD", built.meterd.as_os_str()),
+            ("CARGO_MANIFEST_DIR", program.package.as_os_str()),
+        ];
+        if root.is_some() && std::env::var_os("RUST_TEST_THREADS").is_none() {
+            variables.push(("RUST_TEST_THREADS", OsStr::new(ROOT_THREADS)));
+        }
+        let mut command = if let Some(root) = root {
+            root.command(&program.executable, &variables)
+        } else {
+            let mut command = Command::new(&program.executable);
+            command.envs(variables);
+            command
+        };
+        command.current_dir(&program.package);
+        add_harness_arguments(&mut command, selection);
+        tally.program(&name, &mut command, watch)?;
+    }
+    Ok(())
+}
+
+fn run_doc_tests(
+    project: &Project,
+    selection: &Selection,
+    tally: &mut Tally,
+) -> Result<(), String> {
+    let mut command = project.cargo();
+    command
+        .args(["test", "--doc", "--quiet"])
+        .args(cargo::WORKSPACE)
+        .arg("--");
+    add_harness_arguments(&mut command, selection);
+    tally.program("doc tests", &mut command, watch)
+}
+
+fn add_harness_arguments(command: &mut Command, selection: &Selection) {
+    // Its output goes through us, so it cannot see the terminal itself.
+    if std::io::stdout().is_terminal() {
+        command.args(["--color", "always"]);
+    }
+    command.args(&selection.filter);
+}
+
+/// `meter-daemon tests/kernel.rs`
+fn name_of(project: &Project, program: &TestProgram) -> String {
+    let package = program
+        .package
+        .strip_prefix(&project.root)
+        .unwrap_or(Path::new(""));
+    format!("{} {}", package.display(), program.source)
+}
+
+/// Runs a program and shows each line that it writes, standard output and error in the order
+/// in which they come, before handing it to `each`.
+fn watch(command: &mut Command, each: &mut dyn FnMut(&str)) -> Result<bool, String> {
+    let open = |error| format!("cannot make a pipe: {error}");
+    let (reader, writer) = std::io::pipe().map_err(open)?;
+    command
+        .stdout(Stdio::from(writer.try_clone().map_err(open)?))
+        .stderr(Stdio::from(writer));
+    let spawned = command.spawn();
+    // The command holds both writing ends; the reader would wait for them for ever.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = spawned.map_err(|error| cargo::cannot_start(command, &error))?;
+    let mut stdout = std::io::stdout().lock();
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = line.map_err(|error| format!("cannot read a test's output: {error}"))?;
+        // Nobody looking any more is no reason to stop testing.
+        let _ = stdout
+            .write_all(&line)
+            .and_then(|()| stdout.write_all(b"\n"));
+        each(&String::from_utf8_lossy(&line));
+    }
+    let status = child
+        .wait()
+        .map_err(|error| format!("cannot wait for a test program: {error}"))?;
+    Ok(status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_tested_unless_less_is_asked_for() {
+        let read = |words: &[&str]| Selection::read(words);
+        assert_eq!(read(&[]), Ok(Selection::default()));
+        let only = read(&["--only", "user", "ledger"]).unwrap();
+        assert_eq!((only.user, only.root), (true, false));
+        assert_eq!(only.filter.as_deref(), Some("ledger"));
+        assert!(read(&["--only"]).is_err());
+        assert!(read(&["--only", "some"]).is_err());
+        assert!(read(&["--fast"]).is_err());
+        assert!(read(&["a", "b"]).is_err());
+    }
+
+    #[test]
+    fn both_outputs_of_a_program_are_watched_in_order() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo one; echo two >&2; echo three; exit 3"]);
+        let mut lines = Vec::new();
+        let well = watch(&mut command, &mut |line| lines.push(line.to_owned()));
+        assert_eq!(well, Ok(false));
+        assert_eq!(lines, ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn end_to_end_tests_and_those_of_the_kernel_need_root() {
+        let project = Project {
+            root: "/w".into(),
+            target: "/w/target".into(),
+        };
+        let program = |package: &str, source: &str, target: &str| TestProgram {
+            package: Path::new("/w").join(package),
+            target: target.to_owned(),
+            source: source.to_owned(),
+            executable: PathBuf::new(),
+        };
+        for (package, source, target, expected) in [
+            ("tests", "src/lib.rs", "meter_tests", true),
+            ("tests", "tests/counting.rs", "counting", true),
+            ("meter-daemon", "tests/kernel.rs", "kernel", true),
+            (
+                "meter-daemon",
+                "tests/architecture.rs",
+                "architecture",
+                false,
+            ),
+            ("meter-daemon", "src/lib.rs", "meter_daemon", false),
+            ("meter-common", "src/lib.rs", "meter_common", false),
+        ] {
+            assert_eq!(
+                needs_root(&project, &program(package, source, target)),
+                expected,
+                "{package}/{source}"
+            );
+        }
+    }
+}
