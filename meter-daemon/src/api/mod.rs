@@ -68,7 +68,7 @@ pub enum Ask {
         machine: MachineId,
     },
     /// `GET /v1/machines/ID/offer`. Answer: an object; `allowance`, `forecast`,
-    /// `recommended` (bytes or null) and `choices`, an array of `{"volume","amount"}`.
+    /// `recommended` (bytes or null) and `choices`, an array of `{"volume","cost"}`.
     Offer {
         /// Whose.
         machine: MachineId,

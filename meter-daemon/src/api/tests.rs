@@ -753,7 +753,12 @@ async fn a_loop_that_does_not_answer_is_not_waited_for_for_ever() {
 
 #[tokio::test]
 async fn when_the_loop_ends_its_last_answer_is_still_sent_and_the_door_closes() {
-    let door = Fixture::new(done);
+    // More than this test waits: it must not come to that.
+    let limits = Limits {
+        farewell: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let door = Fixture::with(Access::default(), limits, done);
     // Keeps its connection, so the door must end it.
     let mut stream = UnixStream::connect(&door.socket).await.unwrap();
     stream

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 use crate::engine::quantity::parse_duration;
 
 /// An instant with its offset (`2026-12-01T00:00:00+01:00`), or a date with or without a
-/// time, in this machine's zone as `date` and `journalctl` take it.
+/// time, in local time (`TZ`) as `date` and `journalctl` take it.
 ///
 /// # Errors
 /// Says what was expected instead.

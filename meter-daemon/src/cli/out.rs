@@ -55,7 +55,7 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
     {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => process::exit(0),
         Err(error) => Err(Failure::new(
-            Exit::Io,
+            Exit::IO,
             format!("cannot write to standard output: {error}"),
         )),
         Ok(()) => Ok(()),

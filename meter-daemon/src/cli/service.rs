@@ -1,14 +1,23 @@
-//! The daemon itself: reload, detach, completions.
+//! The daemon itself: run, check, reload, detach, completions.
+
+use std::{
+    io::{self, IsTerminal},
+    process,
+};
 
 use clap::CommandFactory;
 use clap_complete::Shell;
 use serde_json::{Value, json};
 
+use tracing_subscriber::EnvFilter;
+
 use super::{
-    Cli, Context, Exit, Failure,
+    Cli, Context, Exit, Failure, Format,
     changes::{How, change},
+    check,
     out::{plain, print, print_json},
 };
+use crate::daemon;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Reload {
@@ -29,12 +38,56 @@ pub(super) struct Completions {
     shell: Shell,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    format: Format,
+}
+
+pub(super) fn run(context: &Context) -> Result<(), Failure> {
+    log_to_stderr();
+    Ok(daemon::run(&context.config)?)
+}
+
+/// What the daemon has to say: all of it to standard error, as systemd wants it.
+fn log_to_stderr() {
+    let wanted = EnvFilter::try_from_env("METERD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(wanted)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    // The journal has its own clock.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().init();
+    } else {
+        log.init();
+    }
+}
+
+pub(super) fn check(args: Check, context: &Context) -> Result<(), Failure> {
+    let format = if args.format.json {
+        check::Format::Json
+    } else {
+        check::Format::Text
+    };
+    match check::run(&context.config, format) {
+        Ok(0) => Ok(()),
+        // It has said why.
+        Ok(status) => Err(Failure::new(Exit(status), "")),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => process::exit(0),
+        Err(error) => Err(Failure::new(
+            Exit::IO,
+            format!("cannot write the answer: {error}"),
+        )),
+    }
+}
+
 pub(super) fn reload(args: &Reload, context: &Context) -> Result<(), Failure> {
     let answer = change(context, &["v1", "reload"], json!({}), &args.how);
     // The daemon refuses a configuration for one reason: that it is not valid.
     let answer = answer.map_err(|failure| match failure.exit {
-        Exit::Refused => Failure {
-            exit: Exit::Config,
+        Exit::REFUSED => Failure {
+            exit: Exit::CONFIG,
             ..failure
         },
         _ => failure,
@@ -49,9 +102,10 @@ pub(super) fn reload(args: &Reload, context: &Context) -> Result<(), Failure> {
 /// it is stopped or dead.
 pub(super) fn detach(args: &Detach, context: &Context) -> Result<(), Failure> {
     let answer = match change(context, &["v1", "detach"], json!({}), &args.how) {
-        Err(failure) if failure.exit == Exit::Unavailable => {
-            let removed = crate::daemon::detach(&context.config, args.how.dry_run())?;
-            json!({"dry_run": args.how.dry_run(), "removed": removed})
+        Err(failure) if failure.exit == Exit::UNAVAILABLE => {
+            log_to_stderr();
+            let dry_run = args.how.dry_run();
+            json!({"dry_run": dry_run, "removed": daemon::detach(&context.config, dry_run)?})
         }
         answer => answer?,
     };

@@ -18,6 +18,8 @@ fn the_definition_of_the_command_line_is_sound() {
 fn every_command_of_the_manual_is_understood() {
     for line in [
         "meterd run",
+        "meterd check",
+        "meterd check --json",
         "meterd status",
         "meterd status web1 --json",
         "meterd usage web1",
