@@ -313,15 +313,7 @@ impl Programs {
         let _expedited = rcu::Expedited::for_interfaces(requests.len(), &self.runtime_directory);
         requests
             .iter()
-            .map(|request| {
-                let attached = self.attach_one(request);
-                if attached.is_err()
-                    && let Err(error) = self.detach_one(request.ifindex)
-                {
-                    tracing::warn!("{error}");
-                }
-                (request.ifindex, attached)
-            })
+            .map(|request| (request.ifindex, self.attach_one(request)))
             .collect()
     }
 
@@ -342,6 +334,16 @@ impl Programs {
         };
         self.maps.set_interface(slot, interface)?;
         self.maps.assign(ifindex, slot)?;
+        let hooks = self.put_meters(ifindex);
+        if hooks.is_err()
+            && let Err(error) = self.detach_one(ifindex)
+        {
+            tracing::warn!("{error}");
+        }
+        hooks
+    }
+
+    fn put_meters(&self, ifindex: u32) -> Result<Hooks, HostError> {
         self.put(ifindex, Hook::Sent)?;
         Ok(match self.put(ifindex, Hook::Received)? {
             clsact::Put::Standing => Hooks::Both,
