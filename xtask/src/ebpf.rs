@@ -4,6 +4,11 @@
 //! `bpf-linker`, and `core` is built from the toolchain's sources. Both are fetched on first
 //! use. The result lies in `<target>/bpf/meter-ebpf`, where `meter-daemon`'s build script
 //! takes it from.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "this runs cargo and rustup, and says what it waits for"
+)]
 
 use std::{
     env,
@@ -11,7 +16,6 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Command,
-    time::SystemTime,
 };
 
 /// 0.10.4 takes LLVM 22 out of Rust 1.95's own libraries, so that no LLVM need be installed.
@@ -60,7 +64,10 @@ fn target_directory(workspace: &Path) -> PathBuf {
 
 fn rustflags(linker: &Path) -> Result<String, String> {
     let linker = linker.to_str().ok_or_else(|| {
-        format!("the path {} is not UTF-8: cargo cannot be told of it", linker.display())
+        format!(
+            "the path {} is not UTF-8: cargo cannot be told of it",
+            linker.display()
+        )
     })?;
     Ok([
         "-Clinker=".to_owned() + linker,
@@ -74,15 +81,26 @@ fn rustflags(linker: &Path) -> Result<String, String> {
 
 /// The linker, installed below the target folder if it is not there yet.
 fn linker(workspace: &Path, target: &Path) -> Result<PathBuf, String> {
-    let root = target.join("tools").join(format!("bpf-linker-{LINKER_VERSION}"));
+    let root = target
+        .join("tools")
+        .join(format!("bpf-linker-{LINKER_VERSION}"));
     let linker = root.join("bin").join("bpf-linker");
     if linker.is_file() {
         return Ok(linker);
     }
-    eprintln!("xtask: installing bpf-linker {LINKER_VERSION} below {}, once", root.display());
+    eprintln!(
+        "xtask: installing bpf-linker {LINKER_VERSION} below {}, once",
+        root.display()
+    );
     run(
         cargo(workspace)
-            .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked"])
+            .args([
+                "install",
+                "bpf-linker",
+                "--version",
+                LINKER_VERSION,
+                "--locked",
+            ])
             .arg("--root")
             .arg(&root)
             .arg("--target-dir")
@@ -122,20 +140,28 @@ fn cargo(workspace: &Path) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace);
     // What an outer cargo or a wrapper such as clippy set is meant for the host's code.
-    for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER"] {
+    for variable in [
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "RUSTC_WORKSPACE_WRAPPER",
+    ] {
         cargo.env_remove(variable);
     }
     cargo
 }
 
-/// Copies the object if it changed. If it did not, its time is still moved past its sources',
+/// Copies the object if it changed. If it did not, its time still follows the build's,
 /// which is what the daemon's build script judges it by.
 fn publish(built: &Path, object: &Path) -> Result<(), String> {
     let publish = || -> io::Result<()> {
         let code = fs::read(built)?;
         if fs::read(object).is_ok_and(|there| there == code) {
-            if fs::metadata(object)?.modified()? < fs::metadata(built)?.modified()? {
-                fs::File::options().write(true).open(object)?.set_modified(SystemTime::now())?;
+            let time = fs::metadata(built)?.modified()?;
+            if fs::metadata(object)?.modified()? < time {
+                fs::File::options()
+                    .write(true)
+                    .open(object)?
+                    .set_modified(time)?;
             }
             return Ok(());
         }
@@ -156,8 +182,16 @@ fn publish(built: &Path, object: &Path) -> Result<(), String> {
 fn run(command: &mut Command, attempt: &str, remedy: &str) -> Result<(), String> {
     match command.status() {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(failed(attempt, &format!("{}: {status}", line(command)), remedy)),
-        Err(error) => Err(failed(attempt, &format!("{}: {error}", line(command)), remedy)),
+        Ok(status) => Err(failed(
+            attempt,
+            &format!("{}: {status}", line(command)),
+            remedy,
+        )),
+        Err(error) => Err(failed(
+            attempt,
+            &format!("{}: {error}", line(command)),
+            remedy,
+        )),
     }
 }
 

@@ -183,8 +183,6 @@ pub(super) fn leave_qdisc(pins: &Pins, ifindex: u32) -> Result<(), HostError> {
     if !pins.clsact_is_ours(ifindex) {
         return Ok(());
     }
-    let attempt =
-        |error| HostError::system(format!("remove clsact from interface {ifindex}"), error);
     if !filters(ifindex, INGRESS)?.is_empty() || !filters(ifindex, EGRESS)?.is_empty() {
         return Ok(());
     }

@@ -1,5 +1,8 @@
 //! What the process must be allowed, and what the machine must have.
-#![expect(unsafe_code, reason = "a thread gives up capabilities by a system call")]
+#![expect(
+    unsafe_code,
+    reason = "a thread gives up capabilities by a system call"
+)]
 
 use meter_daemon::host::{
     error::HostError,
@@ -35,7 +38,10 @@ fn two_capabilities_suffice_from_the_first_start_to_leaving() {
         drop(programs);
         let programs = arena.open();
         assert_eq!(programs.attached().unwrap()[0].hooks, Hooks::Both);
-        assert_eq!(both(&programs, 0).map(|counters| counters.packets), [10, 10]);
+        assert_eq!(
+            both(&programs, 0).map(|counters| counters.packets),
+            [10, 10]
+        );
         let removed = detach_all(&arena.pin_directory(), &arena.runtime_directory()).unwrap();
         assert_eq!((removed.links, removed.maps), (2, 6));
     });
@@ -62,7 +68,13 @@ fn the_capability_that_is_missing_is_named() {
 #[test]
 fn asking_what_the_machine_has_changes_nothing() {
     arena(|arena| {
-        let state = || [run("ip -o link"), run("tc qdisc show"), arena.pins().join(" ")];
+        let state = || {
+            [
+                run("ip -o link"),
+                run("tc qdisc show"),
+                arena.pins().join(" "),
+            ]
+        };
         let before = state();
         let features = features(&arena.pin_directory());
         assert_eq!(state(), before);
@@ -70,11 +82,25 @@ fn asking_what_the_machine_has_changes_nothing() {
             println!("{}: {} ({})", feature.name, feature.present, feature.detail);
         }
         // Not a promise about every machine: about those that can run these tests at all.
-        for name in ["kernel", "capabilities", "bpf file system", "batched map look-up"] {
-            let feature = features.iter().find(|feature| feature.name == name).unwrap();
+        for name in [
+            "kernel",
+            "capabilities",
+            "bpf file system",
+            "batched map look-up",
+        ] {
+            let feature = features
+                .iter()
+                .find(|feature| feature.name == name)
+                .unwrap();
             assert!(feature.present, "{feature:?}");
         }
-        let answer = |name| features.iter().find(|feature| feature.name == name).unwrap().present;
+        let answer = |name| {
+            features
+                .iter()
+                .find(|feature| feature.name == name)
+                .unwrap()
+                .present
+        };
         assert_eq!(answer("IFB"), try_out("ip link add probe type ifb"));
         assert_eq!(answer("HTB"), try_out("tc qdisc add dev lo root htb"));
         assert_eq!(
@@ -88,7 +114,10 @@ fn asking_what_the_machine_has_changes_nothing() {
 fn what_is_missing_is_said_with_a_remedy() {
     arena(|arena| {
         let features = features(&arena.folder().join("pins"));
-        let bpffs = features.iter().find(|feature| feature.name == "bpf file system").unwrap();
+        let bpffs = features
+            .iter()
+            .find(|feature| feature.name == "bpf file system")
+            .unwrap();
         assert!(!bpffs.present);
         assert!(bpffs.remedy.contains("mount -t bpf bpf"));
     });

@@ -34,7 +34,12 @@ pub(crate) fn arena(test: impl FnOnce(&Arena) + Send + 'static) {
     let path = folder.path().to_owned();
     let host = thread::spawn(move || {
         unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS);
-        mount("none", Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE);
+        mount(
+            "none",
+            Path::new("/"),
+            None,
+            libc::MS_REC | libc::MS_PRIVATE,
+        );
         let bpf = path.join("bpf");
         fs::create_dir(&bpf).unwrap();
         mount("bpf", &bpf, Some("bpf"), 0);
@@ -61,7 +66,13 @@ fn mount(source: &str, target: &Path, kind: Option<&str>, flags: libc::c_ulong) 
     let kind = kind.as_ref().map_or(std::ptr::null(), |kind| kind.as_ptr());
     // SAFETY: all strings are NUL-terminated and live until after the call.
     let result = unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), kind, flags, std::ptr::null())
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind,
+            flags,
+            std::ptr::null(),
+        )
     };
     assert_eq!(result, 0, "mount: {}", std::io::Error::last_os_error());
 }
@@ -175,7 +186,9 @@ impl Guest {
         thread::spawn(move || {
             unshare(libc::CLONE_NEWNET);
             quiet();
-            ready.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            ready
+                .send(rustix::thread::gettid().as_raw_nonzero().get())
+                .unwrap();
             for job in inbox {
                 job();
             }
@@ -198,7 +211,9 @@ impl Guest {
             run("ip link set lo up");
             run(&format!("ip address add {own}/24 dev eth0"));
             run("ip link set eth0 up");
-            run(&format!("ip neigh add {host} lladdr 02:00:00:00:00:01 dev eth0 nud permanent"));
+            run(&format!(
+                "ip neigh add {host} lladdr 02:00:00:00:00:01 dev eth0 nud permanent"
+            ));
         });
         run(&format!(
             "ip neigh add {} lladdr 02:00:00:00:00:02 dev {} nud permanent",
@@ -265,7 +280,9 @@ impl Guest {
         stream.read_exact(&mut vec![0; volume]).unwrap();
         stream.write_all(b"done").unwrap();
         // The guest may hold back its acknowledgement for some 40 ms.
-        wait_until("the last word is acknowledged", || unacknowledged(&stream) == 0);
+        wait_until("the last word is acknowledged", || {
+            unacknowledged(&stream) == 0
+        });
         ask.send(()).unwrap();
         // The SYN-ACK, with time stamps and the options of a first segment, was sent before
         // this end's count began.
@@ -341,7 +358,12 @@ pub(crate) fn send_frame(name: &str, frame: &[u8]) {
             (&raw const address).cast(),
             20,
         );
-        assert_eq!(sent.cast_unsigned(), frame.len(), "{}", std::io::Error::last_os_error());
+        assert_eq!(
+            sent.cast_unsigned(),
+            frame.len(),
+            "{}",
+            std::io::Error::last_os_error()
+        );
         libc::close(socket);
     }
 }
@@ -370,7 +392,12 @@ pub(crate) fn feed(command: &str, input: &str) -> String {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(
         output.status.success(),

@@ -9,7 +9,9 @@ use crate::{
 };
 
 fn ours(name: &str, hook: &str) -> usize {
-    run(&format!("tc filter show dev {name} {hook}")).matches("meterd_").count()
+    run(&format!("tc filter show dev {name} {hook}"))
+        .matches("meterd_")
+        .count()
 }
 
 fn qdiscs() -> String {
@@ -17,7 +19,9 @@ fn qdiscs() -> String {
 }
 
 fn detach(arena: &Arena) -> usize {
-    detach_all(&arena.pin_directory(), &arena.runtime_directory()).unwrap().filters
+    detach_all(&arena.pin_directory(), &arena.runtime_directory())
+        .unwrap()
+        .filters
 }
 
 #[test]
@@ -34,7 +38,10 @@ fn both_directions_count_and_go_on_counting_without_a_daemon() {
         let programs = arena.open_clsact();
         assert_eq!(programs.attached().unwrap()[0].hooks, Hooks::Both);
         guest.exchange(10, 100);
-        assert_eq!(both(&programs, 2).map(|counters| counters.packets), [30, 30]);
+        assert_eq!(
+            both(&programs, 2).map(|counters| counters.packets),
+            [30, 30]
+        );
         assert_eq!((ours("tap1", "ingress"), ours("tap1", "egress")), (1, 1));
     });
 }
@@ -66,7 +73,10 @@ fn a_clsact_of_others_is_shared_and_stays_with_its_filters() {
         attach(&mut programs, guest.ifindex, 0);
         guest.exchange(10, 100);
         assert_eq!(stranger.packets(), [10, 10]);
-        assert_eq!(both(&programs, 0).map(|counters| counters.packets), [10, 10]);
+        assert_eq!(
+            both(&programs, 0).map(|counters| counters.packets),
+            [10, 10]
+        );
         programs.release(guest.ifindex, 0).unwrap();
         assert_eq!((qdiscs(), run("tc filter show dev tap1 egress")), before);
         assert_eq!(ours("tap1", "ingress"), 0);
@@ -122,7 +132,10 @@ fn filters_that_somebody_removed_are_missed() {
         programs.release(guest.ifindex, 0).unwrap();
         assert_eq!(attach(&mut programs, guest.ifindex, 1), Hooks::Both);
         guest.exchange(10, 100);
-        assert_eq!(both(&programs, 1).map(|counters| counters.packets), [10, 10]);
+        assert_eq!(
+            both(&programs, 1).map(|counters| counters.packets),
+            [10, 10]
+        );
     });
 }
 
@@ -162,6 +175,9 @@ fn changing_between_clsact_and_tcx_never_counts_twice() {
         assert_eq!(qdiscs(), before);
         attach(&mut programs, guest.ifindex, 0);
         guest.exchange(10, 100);
-        assert_eq!(both(&programs, 0).map(|counters| counters.packets), [10, 10]);
+        assert_eq!(
+            both(&programs, 0).map(|counters| counters.packets),
+            [10, 10]
+        );
     });
 }

@@ -150,7 +150,10 @@ fn all_slots_are_read_at_once_and_each_is_its_own() {
                 slot if slot == last => 20,
                 _ => 0,
             };
-            assert_eq!((reading.received.packets, reading.sent.packets), (packets, packets));
+            assert_eq!(
+                (reading.received.packets, reading.sent.packets),
+                (packets, packets)
+            );
             assert_eq!(reading, programs.reading(reading.slot).unwrap());
         }
     });

@@ -25,7 +25,9 @@ fn detach_removes_programs_links_maps_and_folders_and_twice_is_fine() {
             major: 1,
             ifb_ifindex: ifindex("shaped"),
         };
-        programs.set_shaper(guests[0].ifindex, 0, Some(shaper)).unwrap();
+        programs
+            .set_shaper(guests[0].ifindex, 0, Some(shaper))
+            .unwrap();
         let ours: Vec<u32> = programs_on("tap1").concat();
         assert_eq!(ours.len(), 3);
         // The daemon that stands by has not noticed.
@@ -45,7 +47,9 @@ fn detach_removes_programs_links_maps_and_folders_and_twice_is_fine() {
         let maps = programs_maps(&ours);
         drop(programs);
         wait_until("the kernel has freed the programs", || {
-            !loaded_programs().flatten().any(|program| ours.contains(&program.id()))
+            !loaded_programs()
+                .flatten()
+                .any(|program| ours.contains(&program.id()))
         });
         wait_until("the kernel has freed the maps", || {
             !loaded_maps().flatten().any(|map| maps.contains(&map.id()))

@@ -33,7 +33,11 @@ impl Stranger {
         Self { ebpf }
     }
 
-    pub(crate) fn stand_on(&mut self, name: &str, options: impl Fn() -> TcAttachOptions) -> [u32; 2] {
+    pub(crate) fn stand_on(
+        &mut self,
+        name: &str,
+        options: impl Fn() -> TcAttachOptions,
+    ) -> [u32; 2] {
         [
             ("meter_received", TcAttachType::Egress),
             ("meter_sent", TcAttachType::Ingress),
@@ -48,7 +52,14 @@ impl Stranger {
     pub(crate) fn packets(&self) -> [u64; 2] {
         let counters: PerCpuArray<_, Counters> =
             self.ebpf.map("COUNTERS").unwrap().try_into().unwrap();
-        [0, 1].map(|index| counters.get(&index, 0).unwrap().iter().map(|copy| copy.packets).sum())
+        [0, 1].map(|index| {
+            counters
+                .get(&index, 0)
+                .unwrap()
+                .iter()
+                .map(|copy| copy.packets)
+                .sum()
+        })
     }
 }
 
@@ -66,24 +77,37 @@ fn programs_of_others_keep_their_order_and_see_every_packet() {
         let first = strangers[0].stand_on("tap1", order);
         let second = strangers[1].stand_on("tap1", order);
         strangers[2].stand_on("tap1", filters);
-        let filters_before = [run("tc filter show dev tap1 ingress"), run("tc filter show dev tap1 egress")];
+        let filters_before = [
+            run("tc filter show dev tap1 ingress"),
+            run("tc filter show dev tap1 egress"),
+        ];
 
         let mut programs = arena.open();
         attach(&mut programs, guest.ifindex, 0);
         for (hook, ids) in programs_on("tap1").iter().enumerate() {
-            assert_eq!(ids[1..], [first[hook], second[hook]], "hook {hook}: {ids:?}");
+            assert_eq!(
+                ids[1..],
+                [first[hook], second[hook]],
+                "hook {hook}: {ids:?}"
+            );
         }
         guest.exchange(25, 100);
         for stranger in &strangers {
             assert_eq!(stranger.packets(), [25, 25]);
         }
-        assert_eq!(both(&programs, 0).map(|counters| counters.packets), [25, 25]);
+        assert_eq!(
+            both(&programs, 0).map(|counters| counters.packets),
+            [25, 25]
+        );
 
         programs.release(guest.ifindex, 0).unwrap();
         for (hook, ids) in programs_on("tap1").iter().enumerate() {
             assert_eq!(*ids, [first[hook], second[hook]], "hook {hook}");
         }
-        let filters_after = [run("tc filter show dev tap1 ingress"), run("tc filter show dev tap1 egress")];
+        let filters_after = [
+            run("tc filter show dev tap1 ingress"),
+            run("tc filter show dev tap1 egress"),
+        ];
         assert_eq!(filters_after, filters_before);
     });
 }
@@ -116,7 +140,8 @@ fn the_shaper_moves_behind_a_program_that_came_after_it() {
         programs.set_shaper(guest.ifindex, 0, shaper).unwrap();
         assert_eq!(programs.attached().unwrap()[0].shaper, shaper);
         let mut stranger = Stranger::new(guest.ifindex);
-        let [_, theirs] = stranger.stand_on("tap1", || TcAttachOptions::TcxOrder(LinkOrder::last()));
+        let [_, theirs] =
+            stranger.stand_on("tap1", || TcAttachOptions::TcxOrder(LinkOrder::last()));
         assert_eq!(programs.attached().unwrap()[0].shaper, None);
         programs.set_shaper(guest.ifindex, 0, shaper).unwrap();
         assert_eq!(programs.attached().unwrap()[0].shaper, shaper);

@@ -17,7 +17,10 @@ pub(crate) const NOBODY: [Vec<u32>; 2] = [Vec::new(), Vec::new()];
 pub(crate) fn programs_on(name: &str) -> [Vec<u32>; 2] {
     [TcAttachType::Egress, TcAttachType::Ingress].map(|hook| {
         let (_, programs) = SchedClassifier::query_tcx(name, hook).unwrap();
-        programs.iter().map(aya::programs::ProgramInfo::id).collect()
+        programs
+            .iter()
+            .map(aya::programs::ProgramInfo::id)
+            .collect()
     })
 }
 
@@ -104,7 +107,11 @@ fn an_interface_that_is_gone_keeps_its_counters_until_it_is_released() {
         programs.release(guest.ifindex, 0).unwrap();
         assert_eq!(programs.attached().unwrap(), []);
         assert_eq!(both(&programs, 0)[0].packets, 10);
-        assert!(!arena.pins().iter().any(|pin| pin.contains("links/")), "{:?}", arena.pins());
+        assert!(
+            !arena.pins().iter().any(|pin| pin.contains("links/")),
+            "{:?}",
+            arena.pins()
+        );
     });
 }
 
@@ -147,7 +154,10 @@ fn an_interface_that_is_not_there_is_refused_and_the_others_are_attached() {
             (4000, Err(HostError::NoInterface { ifindex: 4000, .. }))
         ));
         assert!(matches!(results[1].1, Ok(Hooks::Both)));
-        assert!(matches!(results[2].1, Err(HostError::NoSlot { slot: 9999, .. })));
+        assert!(matches!(
+            results[2].1,
+            Err(HostError::NoSlot { slot: 9999, .. })
+        ));
         let attached = programs.attached().unwrap();
         assert_eq!(attached.len(), 1, "{attached:?}");
         assert_eq!((attached[0].slot, attached[0].hooks), (1, Hooks::Both));
@@ -166,7 +176,10 @@ fn an_attachment_that_was_interrupted_is_completed() {
         let programs = arena.open();
         assert_eq!(programs.attached().unwrap()[0].hooks, Hooks::Both);
         guest.exchange(10, 100);
-        assert_eq!(both(&programs, 0).map(|counters| counters.packets), [10, 10]);
+        assert_eq!(
+            both(&programs, 0).map(|counters| counters.packets),
+            [10, 10]
+        );
     });
 }
 

@@ -14,9 +14,13 @@ use crate::{
 
 /// An HTB with a class for bulk and those for small packets.
 fn tree(device: &str) {
-    run(&format!("tc qdisc add dev {device} root handle ab: htb default 99"));
+    run(&format!(
+        "tc qdisc add dev {device} root handle ab: htb default 99"
+    ));
     for minor in ["2", "10", "11", "12", "13", "14", "15", "16", "17"] {
-        run(&format!("tc class add dev {device} parent ab: classid ab:{minor} htb rate 1gbit"));
+        run(&format!(
+            "tc class add dev {device} parent ab: classid ab:{minor} htb rate 1gbit"
+        ));
     }
 }
 
@@ -54,12 +58,20 @@ fn whatever_the_mode(open: impl Fn(&Arena) -> Programs + Send + Copy + 'static) 
             assert_eq!(passed(device, "2"), 30, "{device}");
         }
         guest.exchange(20, 100);
-        let small = |device| ["15", "16", "17"].map(|minor| passed(device, minor)).iter().sum::<u64>();
+        let small = |device| {
+            ["15", "16", "17"]
+                .map(|minor| passed(device, minor))
+                .iter()
+                .sum::<u64>()
+        };
         for device in ["tap1", "shaped"] {
             assert_eq!(small(device), 20, "{device}");
         }
         // Once each, though what the guest sends comes by a second time from the IFB.
-        assert_eq!(both(&programs, 0).map(|counters| counters.packets), [50, 50]);
+        assert_eq!(
+            both(&programs, 0).map(|counters| counters.packets),
+            [50, 50]
+        );
 
         // What went through the IFB arrives.
         let target = (guest.host(), 7777);
@@ -68,7 +80,9 @@ fn whatever_the_mode(open: impl Fn(&Arena) -> Programs + Send + Copy + 'static) 
             socket.send_to(b"hello", target).unwrap();
         });
         let mut word = [0; 5];
-        listener.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        listener
+            .set_read_timeout(Some(std::time::Duration::from_secs(5)))
+            .unwrap();
         listener.recv_from(&mut word).unwrap();
         assert_eq!(&word, b"hello");
 
@@ -121,6 +135,9 @@ fn an_interface_in_another_slot_is_not_shaped() {
         let mut programs = arena.open();
         attach(&mut programs, guest.ifindex, 0);
         let error = programs.set_shaper(guest.ifindex, 1, None).unwrap_err();
-        assert!(matches!(error, HostError::NotMetered { slot: 1, .. }), "{error}");
+        assert!(
+            matches!(error, HostError::NotMetered { slot: 1, .. }),
+            "{error}"
+        );
     });
 }

@@ -46,7 +46,11 @@ fn five_hundred_interfaces_attach_in_under_two_seconds_and_the_machine_is_as_bef
         let start = Instant::now();
         let results = programs.attach(&requests);
         let attaching = start.elapsed();
-        assert!(results.iter().all(|(_, result)| matches!(result, Ok(Hooks::Both))));
+        assert!(
+            results
+                .iter()
+                .all(|(_, result)| matches!(result, Ok(Hooks::Both)))
+        );
         assert_eq!(fs::read_to_string(SWITCH).unwrap(), before);
         assert!(!arena.runtime_directory().join("rcu_expedited").exists());
 

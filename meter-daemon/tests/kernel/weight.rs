@@ -79,12 +79,14 @@ impl Bench {
         let counters: PerCpuArray<_, Counters> =
             self.ebpf.map("COUNTERS").unwrap().try_into().unwrap();
         let copies = counters.get(&1, 0).unwrap();
-        copies.iter().fold(Counters::default(), |sum, copy| Counters {
-            bytes: sum.bytes + copy.bytes,
-            packets: sum.packets + copy.packets,
-            frame_bytes: sum.frame_bytes + copy.frame_bytes,
-            ..sum
-        })
+        copies
+            .iter()
+            .fold(Counters::default(), |sum, copy| Counters {
+                bytes: sum.bytes + copy.bytes,
+                packets: sum.packets + copy.packets,
+                frame_bytes: sum.frame_bytes + copy.frame_bytes,
+                ..sum
+            })
     }
 }
 
@@ -180,16 +182,70 @@ fn a_packet_weighs_what_its_frames_weigh_on_the_wire() {
         let v6 = Frame::ethernet(IPV6);
         // The frame, gso_size and gso_segs; the headers that each segment has.
         let table: Vec<(&str, Vec<u8>, u32, u32, u64)> = vec![
-            ("plain", v4.clone().ipv4(17, 0).udp(1).payload(1000), 0, 0, 0),
+            (
+                "plain",
+                v4.clone().ipv4(17, 0).udp(1).payload(1000),
+                0,
+                0,
+                0,
+            ),
             ("ARP", Frame::ethernet(0x0806).payload(28), 0, 0, 0),
-            ("TCP", v4.clone().ipv4(6, 0).tcp(12, 1).payload(3000), 400, 8, 66),
-            ("segments unknown", v4.clone().ipv4(6, 0).tcp(12, 1).payload(3000), 400, 0, 66),
-            ("a last full segment", v4.clone().ipv4(6, 0).tcp(0, 1).payload(2000), 1000, 0, 54),
-            ("IPv4 options", v4.clone().ipv4(6, 8).tcp(12, 1).payload(3000), 300, 0, 74),
-            ("UDP", v4.clone().ipv4(17, 0).udp(1).payload(3000), 1000, 0, 42),
-            ("tag", v4.clone().tag(IPV4).ipv4(6, 0).tcp(0, 1).payload(3000), 300, 0, 58),
-            ("two tags", v4.tag(IPV4).tag(IPV4).ipv4(6, 0).tcp(0, 1).payload(3000), 300, 0, 62),
-            ("IPv6", v6.clone().ipv6(6).tcp(12, 1).payload(3000), 300, 0, 86),
+            (
+                "TCP",
+                v4.clone().ipv4(6, 0).tcp(12, 1).payload(3000),
+                400,
+                8,
+                66,
+            ),
+            (
+                "segments unknown",
+                v4.clone().ipv4(6, 0).tcp(12, 1).payload(3000),
+                400,
+                0,
+                66,
+            ),
+            (
+                "a last full segment",
+                v4.clone().ipv4(6, 0).tcp(0, 1).payload(2000),
+                1000,
+                0,
+                54,
+            ),
+            (
+                "IPv4 options",
+                v4.clone().ipv4(6, 8).tcp(12, 1).payload(3000),
+                300,
+                0,
+                74,
+            ),
+            (
+                "UDP",
+                v4.clone().ipv4(17, 0).udp(1).payload(3000),
+                1000,
+                0,
+                42,
+            ),
+            (
+                "tag",
+                v4.clone().tag(IPV4).ipv4(6, 0).tcp(0, 1).payload(3000),
+                300,
+                0,
+                58,
+            ),
+            (
+                "two tags",
+                v4.tag(IPV4).tag(IPV4).ipv4(6, 0).tcp(0, 1).payload(3000),
+                300,
+                0,
+                62,
+            ),
+            (
+                "IPv6",
+                v6.clone().ipv6(6).tcp(12, 1).payload(3000),
+                300,
+                0,
+                86,
+            ),
             (
                 "extension headers",
                 v6.clone()
@@ -224,7 +280,11 @@ fn a_packet_weighs_what_its_frames_weigh_on_the_wire() {
 fn the_other_bases_count_what_they_say() {
     arena(|_| {
         let tcp = Frame::ethernet(IPV4).ipv4(6, 0).tcp(12, 1).payload(3000);
-        let tagged = Frame::ethernet(IPV4).tag(IPV4).ipv4(17, 0).udp(1).payload(1000);
+        let tagged = Frame::ethernet(IPV4)
+            .tag(IPV4)
+            .ipv4(17, 0)
+            .udp(1)
+            .payload(1000);
         let arp = Frame::ethernet(0x0806).payload(28);
         let mut frame = Bench::new(CountBytes::Frame, Interface::default());
         assert_eq!(frame.weigh(&tcp, 400, 0), (3066, 8));
@@ -265,24 +325,59 @@ fn a_throttled_machines_packets_find_their_class() {
         let one = |minor: u32| minor..minor + 1;
         let table = [
             ("bulk", v4.clone().ipv4(6, 0).tcp(0, 1).payload(216), one(2)),
-            ("bulk over UDP", v6.clone().ipv6(17).udp(1).payload(208), one(2)),
-            ("a small TCP packet", v4.clone().ipv4(6, 0).tcp(0, 1).payload(215), TCP),
-            ("a small UDP packet", v6.clone().ipv6(17).udp(1).payload(207), OTHER),
-            ("tagged", v4.clone().tag(IPV4).ipv4(6, 0).tcp(0, 1).payload(215), TCP),
+            (
+                "bulk over UDP",
+                v6.clone().ipv6(17).udp(1).payload(208),
+                one(2),
+            ),
+            (
+                "a small TCP packet",
+                v4.clone().ipv4(6, 0).tcp(0, 1).payload(215),
+                TCP,
+            ),
+            (
+                "a small UDP packet",
+                v6.clone().ipv6(17).udp(1).payload(207),
+                OTHER,
+            ),
+            (
+                "tagged",
+                v4.clone().tag(IPV4).ipv4(6, 0).tcp(0, 1).payload(215),
+                TCP,
+            ),
             ("ping", v4.clone().ipv4(1, 0).payload(64), one(ICMP)),
             ("a big ping", v4.ipv4(1, 0).payload(1000), one(2)),
             ("ARP", Frame::ethernet(0x0806).payload(46), one(LINK)),
-            ("LLDP, however long", Frame::ethernet(0x88cc).payload(900), one(LINK)),
-            ("neighbour solicitation", v6.clone().ipv6(58).extension(135, 0, 0, 32).payload(0), one(LINK)),
-            ("a long advertisement", v6.clone().ipv6(58).extension(134, 0, 0, 300).payload(0), one(LINK)),
-            ("IPv6 echo", v6.ipv6(58).extension(128, 0, 0, 64).payload(0), one(ICMP)),
+            (
+                "LLDP, however long",
+                Frame::ethernet(0x88cc).payload(900),
+                one(LINK),
+            ),
+            (
+                "neighbour solicitation",
+                v6.clone().ipv6(58).extension(135, 0, 0, 32).payload(0),
+                one(LINK),
+            ),
+            (
+                "a long advertisement",
+                v6.clone().ipv6(58).extension(134, 0, 0, 300).payload(0),
+                one(LINK),
+            ),
+            (
+                "IPv6 echo",
+                v6.ipv6(58).extension(128, 0, 0, 64).payload(0),
+                one(ICMP),
+            ),
         ];
         for (name, frame, minors) in table {
             for (program, verdict) in [("meter_received", -1), ("shape_sent", 7)] {
                 let (returned, class) = bench.pass(program, &frame, 0, 0);
                 assert_eq!(returned, verdict, "{name}, {program}");
                 assert_eq!(class >> 16, 0xab, "{name}, {program}");
-                assert!(minors.contains(&(class & 0xffff)), "{name}, {program}: {class:#x}");
+                assert!(
+                    minors.contains(&(class & 0xffff)),
+                    "{name}, {program}: {class:#x}"
+                );
             }
         }
     });
