@@ -3,7 +3,10 @@
 use meter_common::CountBytes;
 use meter_daemon::host::programs::{Hooks, ProgramOptions, Programs};
 
-use crate::arena::{Guest, arena, attach, both, run};
+use crate::{
+    arena::{Guest, Tap, arena, attach, both, ifindex, run},
+    weight::tcp,
+};
 
 /// Ethernet, IPv4 and UDP headers.
 const HEADERS: u64 = 14 + 20 + 8;
@@ -90,6 +93,21 @@ fn the_basis_of_counting_is_the_one_that_was_asked_for() {
             }
         });
     }
+}
+
+#[test]
+fn what_a_virtual_machine_offloads_to_its_tap_counts_as_segments() {
+    arena(|arena| {
+        let tap = Tap::new("tap9");
+        let mut programs = arena.open();
+        attach(&mut programs, ifindex("tap9"), 0);
+        // 10 segments of 600 bytes. A tap's header says how long they are, not how many.
+        tap.send_offloaded(&tcp(5900), 600);
+        let [_, sent] = both(&programs, 0);
+        assert_eq!(sent.packets, 10);
+        assert_eq!(sent.bytes, 5900 + 10 * 66);
+        assert_eq!(sent.frame_bytes, 5900 + 66);
+    });
 }
 
 #[test]
