@@ -16,8 +16,8 @@ use super::{
     load::Program,
     pins::{Hook, Pins},
     tc::{
-        self, TCA_BPF_FD, TCA_BPF_FLAGS, TCA_BPF_ID, TCA_BPF_NAME, TCA_CHAIN, TCA_KIND,
-        TCA_OPTIONS, TcMessage,
+        self, TCA_BPF_ACT, TCA_BPF_FD, TCA_BPF_FLAGS, TCA_BPF_ID, TCA_BPF_NAME, TCA_CHAIN,
+        TCA_KIND, TCA_OPTIONS, TcMessage,
     },
     tcx::attach_error,
 };
@@ -88,12 +88,14 @@ pub(super) fn stood(ifindex: u32, hook: Hook) -> Result<bool, HostError> {
     Ok(filters.iter().any(|filter| filter.name == name(hook)))
 }
 
-/// Attaches the program, in the place of its predecessor where there is one.
+/// Attaches the program, in the place of its predecessor where there is one. What the shaper's
+/// takes is redirected to `ifb`; for the others it means nothing.
 pub(super) fn put(
     pins: &Pins,
     ifindex: u32,
     hook: Hook,
     program: &Program,
+    ifb: u32,
 ) -> Result<Put, HostError> {
     let failed = |error| attach_error(ifindex, hook, error);
     match hook {
@@ -104,6 +106,15 @@ pub(super) fn put(
     let standing = filters(ifindex, parent(hook))?;
     let preference = preference(hook, &standing);
     let fd = program.fd.as_fd().as_raw_fd().to_ne_bytes().to_vec();
+    let verdict = match hook {
+        Hook::Received | Hook::Sent => (TCA_BPF_FLAGS, ACT_DIRECT.to_ne_bytes().to_vec()),
+        Hook::Shape => (TCA_BPF_ACT, redirect(ifb)),
+    };
+    let options = [
+        (TCA_BPF_FD, fd),
+        (TCA_BPF_NAME, tc::string(name(hook))),
+        verdict,
+    ];
     let message = TcMessage {
         kind: libc::RTM_NEWTFILTER,
         ifindex,
@@ -112,18 +123,33 @@ pub(super) fn put(
         info: info(preference, every_protocol()),
         attributes: vec![
             (TCA_KIND, tc::string("bpf")),
-            (
-                TCA_OPTIONS,
-                tc::nest(&[
-                    (TCA_BPF_FD, fd),
-                    (TCA_BPF_NAME, tc::string(name(hook))),
-                    (TCA_BPF_FLAGS, ACT_DIRECT.to_ne_bytes().to_vec()),
-                ]),
-            ),
+            (TCA_OPTIONS, tc::nest(&options)),
         ],
     };
     tc::request(message, NLM_F_CREATE | NLM_F_REPLACE).map_err(failed)?;
     Ok(Put::Standing)
+}
+
+/// The action that takes a packet off its way and sends it out of an IFB, which gives it back.
+fn redirect(ifb: u32) -> Vec<u8> {
+    const TCA_ACT_KIND: u16 = 1;
+    const TCA_ACT_OPTIONS: u16 = 2;
+    const TCA_MIRRED_PARMS: u16 = 2;
+    const TC_ACT_STOLEN: u32 = 4;
+    const TCA_EGRESS_REDIR: u32 = 1;
+    // struct tc_mirred: index, capabilities, verdict, two counts of references; then what to
+    // do, and where.
+    let parameters = [0, 0, TC_ACT_STOLEN, 0, 0, TCA_EGRESS_REDIR, ifb];
+    let parameters = parameters
+        .iter()
+        .flat_map(|number: &u32| number.to_ne_bytes());
+    let options = tc::nest(&[(TCA_MIRRED_PARMS, parameters.collect())]);
+    let action = tc::nest(&[
+        (TCA_ACT_KIND, tc::string("mirred")),
+        (TCA_ACT_OPTIONS, options),
+    ]);
+    // Actions are numbered in the order in which they run.
+    tc::nest(&[(1, action)])
 }
 
 /// Where ours stands, or else the first place that is free of another kind of filter: all

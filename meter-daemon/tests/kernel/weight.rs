@@ -34,7 +34,7 @@ impl Bench {
         let mut interfaces: Array<_, Interface> =
             ebpf.map_mut("INTERFACES").unwrap().try_into().unwrap();
         interfaces.set(0, interface, 0).unwrap();
-        for name in ["meter_received", "meter_sent", "shape_sent"] {
+        for name in ["meter_received", "meter_sent", "shape_sent", "mark_sent"] {
             program(&mut ebpf, name).load().unwrap();
         }
         Self { ebpf }
@@ -370,7 +370,8 @@ fn a_throttled_machines_packets_find_their_class() {
             ),
         ];
         for (name, frame, minors) in table {
-            for (program, verdict) in [("meter_received", -1), ("shape_sent", 7)] {
+            for (program, verdict) in [("meter_received", -1), ("shape_sent", 7), ("mark_sent", -1)]
+            {
                 let (returned, class) = bench.pass(program, &frame, 0, 0);
                 assert_eq!(returned, verdict, "{name}, {program}");
                 assert_eq!(class >> 16, 0xab, "{name}, {program}");
