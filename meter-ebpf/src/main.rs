@@ -4,6 +4,7 @@
 //! `meter_received` and `meter_sent` stand first on their hook, so that what a foreign
 //! filter drops behind them was still seen; `shape_sent` stands last and only while the
 //! machine is throttled, because a redirect ends the chain for whoever comes after it.
+//! Where there is no tcx, `mark_sent` stands in its place.
 #![no_std]
 #![no_main]
 
@@ -21,6 +22,9 @@ use meter_common::{Counters, Direction, IFINDEX_ARRAY, Interface, Machine, MapSe
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program on the hook decides. Anything else would
 /// hide the packet from the filters behind us.
 const NEXT: i32 = -1;
+
+/// From a program that only classifies: the packet is the filter's, in its default class.
+const MATCH: i32 = -1;
 
 /// What a byte is: a `CountBytes`, set when the program is loaded.
 #[unsafe(no_mangle)]
@@ -95,6 +99,19 @@ pub fn shape_sent(ctx: TcContext) -> i32 {
     verdict::redirect(interface.ifb)
 }
 
+/// The same for a filter whose own action redirects: on kernels before 6.4, and so on all that
+/// have no tcx, an IFB drops what comes from `bpf_redirect`, which did not tell it that the
+/// packet had been redirected (Linux commit 59e498a3289f).
+#[classifier]
+pub fn mark_sent(ctx: TcContext) -> i32 {
+    if let Some(interface) = slot(&ctx).and_then(|slot| INTERFACES.get(slot))
+        && interface.shaper != 0
+    {
+        verdict::choose_class(&ctx, interface.shaper);
+    }
+    MATCH
+}
+
 /// The slot of the interface that the packet is on, if it is metered.
 #[inline(always)]
 fn slot(ctx: &TcContext) -> Option<u32> {
@@ -121,8 +138,8 @@ fn count(ctx: &TcContext, slot: u32, direction: Direction, shaped: bool) {
     // SAFETY: the pointer is to this CPU's own copy, which lives as long as the map, and a
     // sched_cls program runs with migration and bottom halves off: nothing else writes it.
     unsafe {
-        (*counters).bytes += weight.bytes;
-        (*counters).packets += weight.packets;
+        (*counters).bytes += weight.bytes();
+        (*counters).packets += weight.packets();
         (*counters).frame_bytes += u64::from(ctx.len());
         if shaped {
             (*counters).shaped_bytes += weight.bytes;
