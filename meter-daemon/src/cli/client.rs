@@ -50,6 +50,11 @@ impl Client {
         Ok(Self { socket, runtime })
     }
 
+    /// Waits, between one question and the next.
+    pub(super) fn pause(&self, length: Duration) {
+        self.runtime.block_on(tokio::time::sleep(length));
+    }
+
     /// Asks.
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
         self.request(
