@@ -52,7 +52,9 @@ impl Client {
 
     /// Waits, between one question and the next.
     pub(super) fn pause(&self, length: Duration) {
-        self.runtime.block_on(tokio::time::sleep(length));
+        // Within the runtime: it is its clock.
+        self.runtime
+            .block_on(async { tokio::time::sleep(length).await });
     }
 
     /// Asks.
