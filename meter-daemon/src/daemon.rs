@@ -32,6 +32,7 @@ use crate::{
     api::{self, Call, access::Access},
     config::Config,
     host::links::{LinkChange, Links},
+    ledger::Retention,
 };
 
 /// Link events that come in a burst are taken together, this much later at most.
@@ -48,7 +49,7 @@ const CALLS: usize = 256;
 /// # Errors
 /// When it cannot start, or cannot go on: with the exit status that says which.
 pub fn run(config_path: &Path) -> Result<(), Failure> {
-    let config = Config::load(config_path).map_err(Failure::Configuration)?;
+    let config = Config::load(config_path)?;
     runtime()?.block_on(serve(config_path, config))
 }
 
@@ -57,7 +58,10 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(|error| Failure::System { attempt: "starting threads", error })
+        .map_err(|error| Failure::System {
+            attempt: "starting threads",
+            error,
+        })
 }
 
 async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
@@ -70,15 +74,20 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     drop(calls);
     node.start(&links).await?;
     notify(&[sd_notify::NotifyState::Ready]);
-    info!(machines = node.shown().count(), interfaces = node.metered(), "metering");
+    info!(
+        machines = node.shown().count(),
+        interfaces = node.metered(),
+        "metering"
+    );
 
     let mut timers = Timers::new(&node);
     let outcome = loop {
         let deadline = node.until_deadline().map(|wait| Instant::now() + wait);
         tokio::select! {
             biased;
-            () = signals.stop() => break Stop::Signal,
-            () = signals.reload() => {
+            _ = signals.term.recv() => break Stop::Signal,
+            _ = signals.int.recv() => break Stop::Signal,
+            _ = signals.hup.recv() => {
                 node.reload(config_path).await;
                 timers = Timers::new(&node);
             }
@@ -98,7 +107,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
             () = until(deadline) => node.tick(&links).await,
             _ = timers.poll.tick() => node.tick(&links).await,
             _ = timers.prune.tick() => node.prune(),
-            () = timers.watchdog() => notify(&[sd_notify::NotifyState::Watchdog]),
+            () = watchdog(&mut timers.watchdog) => notify(&[sd_notify::NotifyState::Watchdog]),
         }
     };
     notify(&[sd_notify::NotifyState::Stopping]);
@@ -163,14 +172,14 @@ impl Timers {
             watchdog: sd_notify::watchdog_enabled().map(|period| every(period / 2)),
         }
     }
+}
 
-    async fn watchdog(&mut self) {
-        match &mut self.watchdog {
-            Some(interval) => {
-                interval.tick().await;
-            }
-            None => future::pending().await,
+async fn watchdog(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
         }
+        None => future::pending().await,
     }
 }
 
@@ -184,24 +193,16 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self, Failure> {
         let on = |kind| {
-            signal(kind).map_err(|error| Failure::System { attempt: "handling signals", error })
+            signal(kind).map_err(|error| Failure::System {
+                attempt: "handling signals",
+                error,
+            })
         };
         Ok(Self {
             term: on(SignalKind::terminate())?,
             int: on(SignalKind::interrupt())?,
             hup: on(SignalKind::hangup())?,
         })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
-        }
-    }
-
-    async fn reload(&mut self) {
-        self.hup.recv().await;
     }
 }
 
@@ -211,17 +212,18 @@ struct Doors(Vec<JoinHandle<()>>);
 impl Doors {
     async fn open(config: &Config, calls: &mpsc::Sender<Call>) -> Result<Self, Failure> {
         let access = Access::default();
-        let socket = api::socket::bind(&config.runtime_directory, &access)
-            .map_err(|error| Failure::Door(error.to_string()))?;
+        let socket = api::socket::bind(&config.runtime_directory, &access)?;
         let limits = api::Limits::default();
-        let mut doors = vec![tokio::spawn(api::serve(socket, calls.clone(), access, limits))];
+        let mut doors = vec![tokio::spawn(api::serve(
+            socket,
+            calls.clone(),
+            access,
+            limits,
+        ))];
         if let Some(address) = config.metrics_listen {
-            let listener = TcpListener::bind(address).await.map_err(|error| {
-                Failure::Door(format!(
-                    "cannot listen on {address} for /metrics: {error}; \
-                     set another `listen` in [metrics], or \"\" to switch it off"
-                ))
-            })?;
+            let listener = TcpListener::bind(address)
+                .await
+                .map_err(|error| Failure::Listen { address, error })?;
             doors.push(tokio::spawn(api::metrics::serve(listener, calls.clone())));
         }
         Ok(Self(doors))
@@ -244,9 +246,9 @@ impl Node {
         let config = std::sync::Arc::clone(&self.config);
         match change {
             LinkChange::Present(link) => {
-                self.terms_changed |= self.interfaces.present(link, &config, now);
+                self.interfaces.present(link, &config, now);
             }
-            LinkChange::Gone(link) => self.terms_changed |= self.interfaces.gone(link.ifindex),
+            LinkChange::Gone(link) => self.interfaces.gone(link.ifindex),
             LinkChange::QdiscChanged { ifindex } => {
                 self.qdiscs_changed |= self.enforcer.touches(ifindex);
             }
@@ -259,7 +261,7 @@ impl Node {
             self.tick(links).await;
             return;
         }
-        if self.discovery_is_due()
+        if self.interfaces.has_changed()
             && let Err(failure) = self.discover(links).await
         {
             self.failed(&failure);
@@ -281,7 +283,7 @@ impl Node {
         self.audit(&dump)?;
         let now = crate::host::clock::now().monotonic;
         let config = std::sync::Arc::clone(&self.config);
-        self.terms_changed |= self.interfaces.replace(dump, &config, now);
+        self.interfaces.replace(dump, &config, now);
         self.check_hooks()?;
         self.discover(links).await?;
         self.poll().await
@@ -298,7 +300,13 @@ impl Node {
 
     fn prune(&mut self) {
         let now = self.now();
-        match self.ledger.prune(now, &self.config.retention) {
+        let kept = &self.config.retention;
+        let retention = Retention {
+            minutes: kept.minutes,
+            hours: kept.hours,
+            days: kept.days,
+        };
+        match self.ledger.prune(now, &retention) {
             Ok(pruned) => tracing::debug!(?pruned, "rows past their retention removed"),
             Err(failure) => warn!("removing rows past their retention: {failure}"),
         }
@@ -313,7 +321,7 @@ impl Node {
                 }
             }
             Err(diagnostics) => {
-                error!("the configuration stays as it was:\n{}", diagnostics.plain());
+                error!("the configuration stays as it was:\n{}", diagnostics);
             }
         }
     }
@@ -331,7 +339,6 @@ impl Node {
         self.config = std::sync::Arc::new(new);
         self.interfaces.claim_again(&self.config);
         self.terms_changed = true;
-        self.reclaim = true;
         self.pending.push(records::reloaded(now, changes));
         self.poll().await
     }

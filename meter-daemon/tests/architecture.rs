@@ -79,7 +79,7 @@ const IMPURE: [&str; 17] = [
     "eprintln",
 ];
 
-/// Above this a file is more than one subject. Its own tests do not count.
+/// Above this a file is more than one subject. Tests do not count: a table may be long.
 const LONGEST: usize = 600;
 
 #[test]
@@ -160,8 +160,13 @@ fn every_file_opens_with_what_it_is_for_and_is_one_subject() {
         if !text.starts_with("//! ") {
             wrong.push(format!("{}: does not open with `//!`", file.display()));
         }
+        let within = file.strip_prefix(root).unwrap();
+        let tests = within
+            .iter()
+            .skip(1)
+            .any(|name| name == "tests" || name == "tests.rs");
         let lines = without_tests(&text).lines().count();
-        if lines > LONGEST {
+        if lines > LONGEST && !tests {
             wrong.push(format!("{}: {lines} lines", file.display()));
         }
     }

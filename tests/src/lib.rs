@@ -1,1 +1,26 @@
-//! x
+//! What the end-to-end tests are made of: namespaces, links, traffic, captures, and a
+//! `meterd` that runs among them.
+//!
+//! Nothing here is shared with the daemon: the netlink messages, the BPF calls and above all
+//! the counting are written a second time, over plain sockets, so that an error would have
+//! to be made twice to go unseen. It needs root, a kernel, and no other program.
+
+pub mod capture;
+pub mod failure;
+pub mod foreign;
+pub mod http;
+pub mod inspect;
+pub mod links;
+pub mod meterd;
+pub mod netlink;
+pub mod packet;
+pub mod paper;
+pub mod sandbox;
+pub mod scene;
+mod sys;
+pub mod tap;
+pub mod topology;
+pub mod traffic;
+pub mod wait;
+
+pub use failure::{Context, Failure, Result};

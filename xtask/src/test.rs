@@ -27,7 +27,7 @@ use crate::{
 const ROOT_PACKAGE: &str = "tests";
 
 /// The integration tests of meter-daemon that need root.
-const ROOT_TARGETS: [&str; 3] = ["kernel", "links", "shaping"];
+const ROOT_TARGETS: [&str; 4] = ["kernel", "links", "shaping", "throttle"];
 
 /// Tests that need root measure times and rates; more at once would measure each other.
 const ROOT_THREADS: &str = "2";
@@ -196,7 +196,8 @@ fn run_programs(
             .executable
             .strip_prefix(&project.root)
             .unwrap_or(&program.executable);
-        println!("     Running {} ({})", program.source, shown.display());
+        let name = name_of(project, program);
+        println!("     Running {name} ({})", shown.display());
         let mut variables: Vec<(&str, &OsStr)> = vec![
             ("METERD", built.meterd.as_os_str()),
             ("CARGO_MANIFEST_DIR", program.package.as_os_str()),
@@ -213,7 +214,6 @@ fn run_programs(
         };
         command.current_dir(&program.package);
         add_harness_arguments(&mut command, selection);
-        let name = name_of(project, program);
         tally.program(&name, &mut command, watch)?;
     }
     Ok(())

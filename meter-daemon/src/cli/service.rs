@@ -118,15 +118,10 @@ pub(super) fn reload(args: &Reload, context: &Context) -> Result<(), Failure> {
 /// it is stopped or dead.
 pub(super) fn detach(args: &Detach, context: &Context) -> Result<(), Failure> {
     let answer = match change(context, &["v1", "detach"], json!({}), &args.how) {
-        Err(failure) if failure.exit == Exit::UNAVAILABLE && args.how.dry_run() => {
-            let message = format!(
-                "{}; what would be removed, only it can show",
-                failure.message
-            );
-            return Err(Failure::new(failure.exit, message));
-        }
         Err(failure) if failure.exit == Exit::UNAVAILABLE => {
-            json!({"dry_run": false, "removed": daemon::detach(&context.config)?})
+            log_to_stderr();
+            let dry_run = args.how.dry_run();
+            json!({"dry_run": dry_run, "removed": daemon::detach(&context.config, dry_run)?})
         }
         answer => answer?,
     };

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::units::{AccountId, BitsPerSecond, Bytes, InvoiceNumber, MachineId, Money, RuleName};
+use super::{
+    offer::Offer,
+    units::{AccountId, BitsPerSecond, Bytes, InvoiceNumber, MachineId, Money, RuleName},
+};
 
 /// What stands between a machine and its traffic, strongest last.
 #[derive(
@@ -73,8 +76,14 @@ pub struct Event {
 pub enum EventKind {
     /// A period began; it is written down with its start and end.
     PeriodStarted { start: Timestamp, end: Timestamp },
-    /// Someone is to be told. `id` is derived from machine, period, rule and arming.
-    Notice { id: String, message: String },
+    /// Someone is to be told. `id` is derived from machine, period, rule and arming. Where
+    /// volume is sold and more would help, the notice carries the offer.
+    Notice {
+        id: String,
+        message: String,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        offer: Option<Box<Offer>>,
+    },
     /// A `flag` rule holds.
     Flagged { excess: Bytes },
     /// It no longer does.

@@ -3,14 +3,37 @@
 //!
 //! The daemon, `simulate`, the property tests and the seeded simulation run this same code.
 
+mod books;
 pub mod command;
+mod commands;
+mod desk;
+mod effective;
 pub mod event;
+pub mod explain;
+mod forecast;
+mod machine;
+mod money;
+mod notices;
+pub mod offer;
+mod period;
 pub mod plan;
 pub mod quantity;
 pub mod record;
+mod restore;
+mod rules;
 pub mod span;
+mod standing;
 pub mod status;
+mod step;
+mod turn;
 pub mod units;
+mod usage;
+pub mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{restore::RestoreError, step::Engine};
 
 use jiff::Timestamp;
 
@@ -66,4 +89,32 @@ pub enum Enforcement {
     },
     /// Nothing passes; link down.
     Suspend,
+}
+
+/// What the operator sets for all machines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// Guards against hitting too many at once.
+    pub breaker: Breaker,
+    /// Everything is decided and recorded, nothing is done.
+    pub dry_run: bool,
+}
+
+/// The circuit breaker: a step that would newly throttle, cap or suspend more machines than
+/// both of these hits none of them until an operator confirms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// So many may always be hit.
+    pub machines: u32,
+    /// And so many of a hundred.
+    pub percent: u8,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            machines: 10,
+            percent: 20,
+        }
+    }
 }

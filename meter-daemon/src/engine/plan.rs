@@ -140,7 +140,7 @@ pub struct Price {
 }
 
 /// A price for a volume, charged by the exact byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Tariff {
     /// The volume that costs `price`; never zero.
     pub per: Bytes,
@@ -254,7 +254,7 @@ pub enum CostThreshold {
 pub struct Percent(pub Decimal);
 
 /// What a rule does to packets, weakest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Action {
     /// Shape to a rate, each direction.
     Throttle(BitsPerSecond),

@@ -2,14 +2,80 @@
 //!
 //! This file is the contract: a [`Batch`] goes in whole or not at all, and what was
 //! recorded comes back as [`Remembered`]. `sqlite` keeps it; another store can stand beside.
+//! The ledger reads no clock: every time in it was given by its caller.
 
-use jiff::{Timestamp, tz::TimeZone};
+pub mod cursor;
+mod error;
+mod lock;
+mod memory;
+mod outbox;
+mod query;
+mod record;
+mod remember;
+mod retention;
+mod rollup;
+mod schema;
+mod slots;
+mod sqlite;
+#[cfg(test)]
+mod tests;
+mod value;
+mod verify;
+
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{
     record::{Changes, Kept},
     units::{AccountId, Bytes, MachineId, Traffic},
 };
+
+pub use self::{
+    error::LedgerError,
+    lock::{Lock, lock},
+    outbox::Queued,
+    query::EventFilter,
+    retention::Pruned,
+    sqlite::{Ledger, Reader},
+    verify::{Difference, Verified},
+};
+
+/// A store of whole transactions: all that the daemon's loop needs to keep its promises.
+pub trait Store {
+    /// Records a step whole. On failure nothing of it is recorded, and a later batch that
+    /// holds everything since may be tried instead: the kernel's counters forget nothing.
+    ///
+    /// # Errors
+    /// Why nothing was recorded.
+    fn record(&mut self, batch: &Batch) -> Result<(), LedgerError>;
+
+    /// What a command under this key was answered, if one was recorded.
+    ///
+    /// # Errors
+    /// Why it could not be looked up; the command must not be carried out then.
+    fn answer(&self, key: &str) -> Result<Option<CommandRecord>, LedgerError>;
+}
+
+/// How long each resolution is kept. Months, periods and events are kept for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Minutes.
+    pub minutes: SignedDuration,
+    /// Hours.
+    pub hours: SignedDuration,
+    /// Days.
+    pub days: SignedDuration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            minutes: SignedDuration::from_hours(24 * 35),
+            hours: SignedDuration::from_hours(24 * 400),
+            days: SignedDuration::from_hours(24 * 1826),
+        }
+    }
+}
 
 /// This boot of this kernel: the text of `/proc/sys/kernel/random/boot_id`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,0 +1,343 @@
+//! What a machine will have used when its period ends, if it goes on as in the last 72 hours.
+//!
+//! For that, what moved is kept by hours of the machine's zone, the same that the ledger
+//! keeps, so that a restart finds the same figures.
+
+use std::sync::Arc;
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use super::{
+    Sample,
+    period::{Period, nanoseconds_between},
+    plan::Direction,
+    span::{arrived, arrived_traffic},
+    units::{Bytes, Traffic},
+    usage::{counted, whole},
+};
+
+/// How far a forecast looks back.
+const WINDOW: i64 = 72 * HOUR;
+/// Of a period's first day no forecast is made.
+pub(crate) const WITHHELD: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+const HOUR: i64 = 3_600;
+
+/// The hours of the window. About 1.5 kB a machine when every hour had traffic.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hours {
+    /// Complete ones, shared between an engine and its clone: they change once an hour.
+    done: Arc<Done>,
+    /// The running one: its bounds in Unix seconds, and what moved.
+    running: Option<(i64, i64)>,
+    moved: [u64; 2],
+}
+
+/// Two columns instead of a column of pairs, which would be padded by a fifth.
+#[derive(Clone, Debug, Default)]
+struct Done {
+    /// First minutes, counted from 1970, rising.
+    starts: Vec<u32>,
+    /// Received and sent.
+    moved: Vec<[u64; 2]>,
+}
+
+impl Hours {
+    /// Hours as the ledger has them, of the running period.
+    pub(crate) fn restore(rows: &[(Timestamp, Timestamp, Traffic)], period: &Period) -> Self {
+        let mut hours = Self::default();
+        for (start, end, traffic) in rows {
+            if *start >= period.start && *start < period.end {
+                hours.turn(start.as_second(), end.as_second());
+                hours.count(traffic);
+            }
+        }
+        hours
+    }
+
+    /// A new period: a forecast looks at nothing before it.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Adds what arrived of `sample` after `since` (`None`: from its beginning) up to `until`.
+    pub(crate) fn add(
+        &mut self,
+        sample: &Sample,
+        since: Option<Timestamp>,
+        until: Timestamp,
+        zone: &TimeZone,
+    ) {
+        let until = until.min(sample.to);
+        // What lies before the window is never asked for.
+        let window = until.as_second().saturating_sub(WINDOW + HOUR);
+        let oldest = Timestamp::from_second(window).unwrap_or(Timestamp::MIN);
+        let mut at = since.unwrap_or(sample.from).max(sample.from).min(until);
+        if at < oldest {
+            at = oldest;
+        }
+        let mut before = if at > sample.from {
+            arrived_traffic(sample.traffic, sample.from, sample.to, at)
+        } else {
+            Traffic::ZERO
+        };
+        loop {
+            let end = self.hour_after(at, until, zone);
+            let cut = end.min(until);
+            let by_then = arrived_traffic(sample.traffic, sample.from, sample.to, cut);
+            self.count(&less(by_then, before));
+            if cut >= until {
+                return;
+            }
+            (at, before) = (cut, by_then);
+        }
+    }
+
+    /// Makes the hour running that holds what comes right after `at`, and tells its end.
+    fn hour_after(&mut self, at: Timestamp, until: Timestamp, zone: &TimeZone) -> Timestamp {
+        let second = at.as_second();
+        if let Some((_, end)) = self.running
+            && (second < end || (at == until && second <= end))
+        {
+            // Also for what came late: an hour that is complete stays as it is.
+            return Timestamp::from_second(end).unwrap_or(Timestamp::MAX);
+        }
+        let offset = i64::from(zone.to_offset(at).seconds());
+        let start = second - (second + offset).rem_euclid(HOUR);
+        self.turn(start, start + HOUR);
+        Timestamp::from_second(start + HOUR).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Completes the running hour and begins another.
+    fn turn(&mut self, start: i64, end: i64) {
+        if let Some((complete, _)) = self.running
+            && self.moved != [0, 0]
+        {
+            let done = Arc::make_mut(&mut self.done);
+            let expired = minute(start - WINDOW - HOUR);
+            let kept = done.starts.partition_point(|start| *start < expired);
+            done.starts.drain(..kept);
+            done.moved.drain(..kept);
+            // One more than a window of hours, exactly: doubling would waste half.
+            if done.starts.capacity() < 74 {
+                done.starts.reserve_exact(74 - done.starts.len());
+                done.moved.reserve_exact(74 - done.moved.len());
+            }
+            done.starts.push(minute(complete));
+            done.moved.push(self.moved);
+        }
+        self.running = Some((start, end));
+        self.moved = [0, 0];
+    }
+
+    fn count(&mut self, traffic: &Traffic) {
+        self.moved[0] = self.moved[0].saturating_add(traffic.received.0);
+        self.moved[1] = self.moved[1].saturating_add(traffic.sent.0);
+    }
+
+    /// What moved after `from`.
+    fn since(&self, from: Timestamp) -> [Bytes; 2] {
+        let running = self.running.map(|(start, _)| (minute(start), self.moved));
+        let done = self
+            .done
+            .starts
+            .iter()
+            .copied()
+            .zip(self.done.moved.iter().copied());
+        let mut hours = done.chain(running).peekable();
+        let mut sums = [Bytes::ZERO; 2];
+        while let Some((start, moved)) = hours.next() {
+            // A change of offset by half an hour cuts an hour short.
+            let next = hours.peek().map_or(u32::MAX, |(next, _)| *next);
+            let (start, end) = (instant(start), instant(next.min(start.saturating_add(60))));
+            if end <= from {
+                continue;
+            }
+            for (sum, moved) in sums.iter_mut().zip(moved) {
+                let before = arrived(Bytes(moved), start, end, from);
+                *sum += Bytes(moved).saturating_sub(before);
+            }
+        }
+        sums
+    }
+}
+
+fn minute(second: i64) -> u32 {
+    u32::try_from(second.div_euclid(60)).unwrap_or(0)
+}
+
+fn instant(minute: u32) -> Timestamp {
+    Timestamp::from_second(i64::from(minute) * 60).unwrap_or(Timestamp::MAX)
+}
+
+fn less(all: Traffic, part: Traffic) -> Traffic {
+    Traffic {
+        received: all.received.saturating_sub(part.received),
+        sent: all.sent.saturating_sub(part.sent),
+        exempt: all.exempt.saturating_sub(part.exempt),
+    }
+}
+
+/// Used at the period's end at the current rate; `None` in its first 24 hours.
+///
+/// used + (bytes of the last 72 hours, or of the period so far where that is shorter) / that
+/// time x the time left.
+pub(crate) fn forecast(
+    hours: &Hours,
+    traffic: &Traffic,
+    direction: Direction,
+    period: &Period,
+    now: Timestamp,
+) -> Option<Bytes> {
+    if now
+        < period
+            .start
+            .saturating_add(WITHHELD)
+            .unwrap_or(Timestamp::MAX)
+    {
+        return None;
+    }
+    let window =
+        Timestamp::from_second(now.as_second().saturating_sub(WINDOW)).unwrap_or(Timestamp::MIN);
+    let (from, recent) = if window > period.start {
+        (window, hours.since(window))
+    } else {
+        (period.start, [traffic.received, traffic.sent])
+    };
+    let span = nanoseconds_between(from, now).max(1);
+    let left = period.left(now);
+    let ahead = |recent: Bytes| whole(times(recent, left, span));
+    let at_end = Traffic {
+        received: traffic.received + ahead(recent[0]),
+        sent: traffic.sent + ahead(recent[1]),
+        exempt: Bytes::ZERO,
+    };
+    Some(match direction {
+        // One rounding, not two.
+        Direction::Sum => traffic.received + traffic.sent + ahead(recent[0] + recent[1]),
+        _ => counted(direction, &at_end),
+    })
+}
+
+/// `volume * part / whole` without overflow: 2^64 bytes times 500 years of nanoseconds fit.
+fn times(volume: Bytes, part: u128, whole: u128) -> u128 {
+    u128::from(volume.0).saturating_mul(part) / whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::units::MachineId;
+
+    const GB: u64 = 1_000_000_000;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn june() -> Period {
+        Period {
+            start: at("2026-06-01T00:00:00Z"),
+            end: at("2026-07-01T00:00:00Z"),
+            zone: TimeZone::UTC,
+        }
+    }
+
+    fn sample(from: &str, to: &str, gigabytes: u64) -> Sample {
+        Sample {
+            machine: MachineId::from("m"),
+            from: at(from),
+            to: at(to),
+            traffic: Traffic {
+                received: Bytes(gigabytes * GB),
+                ..Traffic::ZERO
+            },
+        }
+    }
+
+    fn used(gigabytes: u64) -> Traffic {
+        Traffic {
+            received: Bytes(gigabytes * GB),
+            ..Traffic::ZERO
+        }
+    }
+
+    #[test]
+    fn the_first_24_hours_have_no_forecast() {
+        let hours = Hours::default();
+        let foretell = |now| forecast(&hours, &used(10), Direction::Sum, &june(), at(now));
+        assert_eq!(foretell("2026-06-01T23:59:59Z"), None);
+        assert_eq!(foretell("2026-06-02T00:00:00Z"), Some(Bytes(300 * GB)));
+    }
+
+    #[test]
+    fn a_forecast_is_used_and_the_last_72_hours_rate_for_the_time_left() {
+        let mut hours = Hours::default();
+        // 100 GB in the first week, then 3 GB a day: 9 GB in the window's 72 hours.
+        let early = sample("2026-06-01T00:00:00Z", "2026-06-08T00:00:00Z", 100);
+        let late = sample("2026-06-08T00:00:00Z", "2026-06-11T00:00:00Z", 9);
+        hours.add(&early, None, early.to, &TimeZone::UTC);
+        hours.add(&late, None, late.to, &TimeZone::UTC);
+        let now = at("2026-06-11T00:00:00Z");
+        assert_eq!(
+            forecast(&hours, &used(109), Direction::Sum, &june(), now),
+            Some(Bytes((109 + 3 * 20) * GB))
+        );
+        // Nothing moved for a day: the window holds two days of it.
+        let now = at("2026-06-12T00:00:00Z");
+        assert_eq!(
+            forecast(&hours, &used(109), Direction::Sum, &june(), now),
+            Some(Bytes((109 + 2 * 19) * GB))
+        );
+    }
+
+    #[test]
+    fn hours_are_those_of_the_zone_and_come_back_from_the_ledgers_rows() {
+        let zone = TimeZone::get("Asia/Kathmandu").unwrap();
+        let mut hours = Hours::default();
+        let day = sample("2026-06-10T00:00:00Z", "2026-06-11T00:00:00Z", 24);
+        hours.add(&day, None, day.to, &zone);
+        // 05:45 ahead of UTC: civil hours begin at a quarter past.
+        let first = at("2026-06-10T00:15:00Z");
+        assert_eq!(hours.done.starts[1], minute(first.as_second()));
+        let rows: Vec<_> = hours
+            .done
+            .starts
+            .iter()
+            .zip(&hours.done.moved)
+            .map(|(start, moved)| {
+                let traffic = Traffic {
+                    received: Bytes(moved[0]),
+                    ..Traffic::ZERO
+                };
+                (instant(*start), instant(*start + 60), traffic)
+            })
+            .chain(hours.running.map(|(start, end)| {
+                let traffic = Traffic {
+                    received: Bytes(hours.moved[0]),
+                    ..Traffic::ZERO
+                };
+                let at = |second| Timestamp::from_second(second).unwrap();
+                (at(start), at(end), traffic)
+            }))
+            .collect();
+        let restored = Hours::restore(&rows, &june());
+        for from in ["2026-06-10T00:00:00Z", "2026-06-10T13:37:00Z"] {
+            assert_eq!(restored.since(at(from)), hours.since(at(from)));
+        }
+        assert_eq!(hours.since(at("2026-06-09T23:15:00Z"))[0], Bytes(24 * GB));
+    }
+
+    #[test]
+    fn larger_foretells_each_direction_and_takes_the_larger() {
+        let traffic = Traffic {
+            received: Bytes(10 * GB),
+            sent: Bytes(20 * GB),
+            exempt: Bytes::ZERO,
+        };
+        let now = at("2026-06-03T00:00:00Z");
+        assert_eq!(
+            forecast(&Hours::default(), &traffic, Direction::Larger, &june(), now),
+            Some(Bytes(300 * GB))
+        );
+    }
+}

@@ -1,0 +1,523 @@
+//! One machine's state: what is remembered of it, and how its traffic is taken in.
+
+use std::sync::Arc;
+
+use jiff::{Timestamp, tz::TimeZone};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Enforcement, Sample,
+    books::Bill,
+    effective::{Effective, Settings},
+    event::State,
+    forecast::{self, Hours},
+    money::Overcharge,
+    period::Period,
+    plan::Action,
+    record::Running,
+    span::arrived_traffic,
+    units::{Bytes, MachineId, RuleName, Traffic},
+    usage::{Entitlement, counted},
+};
+
+/// A machine, as the engine holds it. A clone shares everything but the sums.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    pub(crate) id: MachineId,
+    pub(crate) terms: Arc<Effective>,
+    pub(crate) record: Arc<Record>,
+    pub(crate) running: Running,
+    pub(crate) hours: Hours,
+    /// Whether the terms name it now. A machine that is gone is kept, and nothing is asked
+    /// of it: when it comes back, the periods between are closed in order.
+    pub(crate) present: bool,
+    /// Something changed that the last judgement did not know.
+    pub(crate) stale: bool,
+    /// The earliest instant at which it must be judged though nothing new came.
+    pub(crate) wake: Option<Timestamp>,
+}
+
+/// What is kept of a machine besides its sums. Written only when it changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    /// Of the running period.
+    #[serde(with = "jiff::fmt::serde::tz::required")]
+    pub(crate) zone: TimeZone,
+    #[serde(default, skip_serializing_if = "Settings::is_empty")]
+    pub(crate) settings: Settings,
+    /// By top-ups, in this period.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) added: Bytes,
+    /// From the period before.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) rolled: Bytes,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) overcharge: Overcharge,
+    /// As the plan's, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rules: Vec<RuleState>,
+    /// Of rules that the plan has no more: they hold nothing, but their armings are counted
+    /// until the period ends, and what waits for a hand goes on waiting.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) former: Vec<RuleState>,
+    pub(crate) standing: Standing,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) staff: Option<StaffSuspension>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) bills: Vec<Bill>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) past: Past,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cancelled: Option<Timestamp>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Where a rule stands on a machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RuleState {
+    pub(crate) rule: RuleName,
+    /// Since when its trigger holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) since: Option<Timestamp>,
+    /// How often it began to hold in this period.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) arming: u32,
+    /// Whether the present arming is counted.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) fired: bool,
+    /// Whether it spoke in this arming, or stood back for a higher one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) spoken: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) flagging: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) acting: Option<Acting>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lifted: Option<Lifted>,
+}
+
+impl RuleState {
+    pub(crate) fn new(rule: RuleName) -> Self {
+        Self {
+            rule,
+            since: None,
+            arming: 0,
+            fired: false,
+            spoken: false,
+            flagging: false,
+            acting: None,
+            lifted: None,
+        }
+    }
+}
+
+/// A rule's action in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Acting {
+    pub(crate) since: Timestamp,
+    pub(crate) action: Action,
+    pub(crate) notify: bool,
+    pub(crate) by_hand: bool,
+    /// Under a cap: what moved since it began, as the plan counts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) spent: Bytes,
+    /// Whether its beginning was told.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) spoken: bool,
+}
+
+impl Acting {
+    pub(crate) const fn state(&self) -> State {
+        match self.action {
+            Action::Throttle(_) => State::Throttled,
+            Action::Cap(_) => State::Capped,
+            Action::Suspend => State::Suspended,
+        }
+    }
+
+    /// For comparing two: the state, then how little is left to the machine.
+    fn strength(&self) -> (State, std::cmp::Reverse<u64>) {
+        let left = match self.action {
+            Action::Throttle(rate) => rate.0,
+            Action::Cap(volume) => volume.saturating_sub(self.spent).0,
+            Action::Suspend => 0,
+        };
+        (self.state(), std::cmp::Reverse(left))
+    }
+}
+
+/// A rule's action held off by somebody.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Lifted {
+    /// Until the period ends where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) until: Option<Timestamp>,
+    pub(crate) by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+}
+
+/// A suspension by staff: a cause of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StaffSuspension {
+    pub(crate) by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+    pub(crate) since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) until: Option<Timestamp>,
+}
+
+/// The state that was decided, and announced by an event.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Standing {
+    /// Of the state, whatever the cause.
+    pub(crate) since: Timestamp,
+    #[serde(default)]
+    pub(crate) cause: Cause,
+}
+
+/// What makes a machine's state what it is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Cause {
+    /// Nothing: normal.
+    #[default]
+    None,
+    /// The strongest rule in force.
+    Rule {
+        rule: RuleName,
+        action: Action,
+        /// The notice of its beginning, where it speaks.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<String>,
+    },
+    /// Staff, since then: who suspends again, says so again.
+    Staff { since: Timestamp },
+}
+
+impl Cause {
+    pub(crate) const fn state(&self) -> State {
+        match self {
+            Self::None => State::Normal,
+            Self::Rule { action, .. } => match action {
+                Action::Throttle(_) => State::Throttled,
+                Action::Cap(_) => State::Capped,
+                Action::Suspend => State::Suspended,
+            },
+            Self::Staff { .. } => State::Suspended,
+        }
+    }
+
+    pub(crate) const fn rule(&self) -> Option<&RuleName> {
+        match self {
+            Self::Rule { rule, .. } => Some(rule),
+            Self::None | Self::Staff { .. } => None,
+        }
+    }
+}
+
+/// Which of the last periods were over their allowance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Past {
+    /// At most 12.
+    pub(crate) periods: u8,
+    /// One bit each, the newest lowest.
+    over: u16,
+}
+
+impl Past {
+    pub(crate) fn push(&mut self, over: bool) {
+        self.over = (self.over << 1 | u16::from(over)) & 0x0fff;
+        self.periods = (self.periods + 1).min(12);
+    }
+
+    pub(crate) const fn over(self) -> u32 {
+        self.over.count_ones()
+    }
+}
+
+impl Machine {
+    /// A machine seen for the first time: its period is the one around `now`.
+    pub(crate) fn appear(id: MachineId, terms: Effective, now: Timestamp) -> Self {
+        let period = Period::containing(now, terms.anchor, &terms.zone);
+        let record = Record {
+            zone: period.zone,
+            settings: Settings::new(),
+            added: Bytes::ZERO,
+            rolled: Bytes::ZERO,
+            overcharge: Overcharge::default(),
+            rules: Vec::new(),
+            former: Vec::new(),
+            standing: Standing {
+                since: now,
+                cause: Cause::None,
+            },
+            staff: None,
+            bills: Vec::new(),
+            past: Past::default(),
+            cancelled: None,
+        };
+        let mut machine = Self {
+            id,
+            terms: Arc::new(terms),
+            record: Arc::new(record),
+            running: Running {
+                period_start: period.start,
+                period_end: period.end,
+                traffic: Traffic::ZERO,
+                measured_to: now,
+            },
+            hours: Hours::default(),
+            present: true,
+            stale: true,
+            wake: None,
+        };
+        machine.align_rules();
+        machine
+    }
+
+    /// Whether anything is still decided about it.
+    pub(crate) fn is_live(&self) -> bool {
+        self.present && self.record.cancelled.is_none()
+    }
+
+    pub(crate) fn period(&self) -> Period {
+        Period {
+            start: self.running.period_start,
+            end: self.running.period_end,
+            zone: self.record.zone.clone(),
+        }
+    }
+
+    pub(crate) fn used(&self) -> Bytes {
+        counted(self.terms.direction(), &self.running.traffic)
+    }
+
+    pub(crate) fn allowance(&self) -> Option<Bytes> {
+        self.entitlement_without_days().total()
+    }
+
+    fn entitlement_without_days(&self) -> Entitlement {
+        Entitlement {
+            included: self.terms.included,
+            extra: self.record.added + self.record.rolled,
+            daily: None,
+        }
+    }
+
+    pub(crate) fn entitlement(&self, now: Timestamp) -> Entitlement {
+        Entitlement {
+            daily: self
+                .terms
+                .daily()
+                .map(|days| (days, self.period().day_number(now))),
+            ..self.entitlement_without_days()
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.record.standing.cause.state()
+    }
+
+    pub(crate) fn forecast(&self, now: Timestamp) -> Option<Bytes> {
+        forecast::forecast(
+            &self.hours,
+            &self.running.traffic,
+            self.terms.direction(),
+            &self.period(),
+            now,
+        )
+    }
+
+    /// The strongest action in force, whether or not it has been carried out.
+    pub(crate) fn wanted(&self) -> Cause {
+        if self.record.cancelled.is_some() {
+            return Cause::None;
+        }
+        if let Some(staff) = &self.record.staff {
+            return Cause::Staff { since: staff.since };
+        }
+        let mut strongest: Option<(&RuleState, &Acting)> = None;
+        for state in self.record.rules.iter().chain(&self.record.former) {
+            if let Some(acting) = &state.acting
+                && strongest.is_none_or(|(_, best)| acting.strength() > best.strength())
+            {
+                strongest = Some((state, acting));
+            }
+        }
+        strongest.map_or(Cause::None, |(state, acting)| Cause::Rule {
+            rule: state.rule.clone(),
+            action: acting.action,
+            notice: acting.notify.then(|| self.notice_id(state)),
+        })
+    }
+
+    /// Bytes left under the cap that stands.
+    pub(crate) fn cap_remaining(&self) -> Option<Bytes> {
+        let Cause::Rule {
+            rule,
+            action: Action::Cap(volume),
+            ..
+        } = &self.record.standing.cause
+        else {
+            return None;
+        };
+        let states = self.record.rules.iter().chain(&self.record.former);
+        let spent = states
+            .filter(|state| state.rule == *rule)
+            .find_map(|state| state.acting.as_ref())
+            .map_or(Bytes::ZERO, |acting| acting.spent);
+        Some(volume.saturating_sub(spent))
+    }
+
+    /// What its packets should see, if decisions are carried out at all.
+    pub(crate) fn enforcement(&self) -> Enforcement {
+        match &self.record.standing.cause {
+            Cause::None => Enforcement::None,
+            // Not the plan's own doing, so not under its `enforce`.
+            Cause::Staff { .. } => Enforcement::Suspend,
+            Cause::Rule { .. } if !self.terms.enforced() => Enforcement::None,
+            Cause::Rule { action, .. } => match action {
+                Action::Throttle(rate) => Enforcement::Throttle(*rate),
+                Action::Cap(_) => Enforcement::Cap {
+                    remaining: self.cap_remaining().unwrap_or(Bytes::ZERO),
+                },
+                Action::Suspend => Enforcement::Suspend,
+            },
+        }
+    }
+
+    /// Takes in what arrived of `samples` after `since` (`None`: all before, too) up to `until`.
+    pub(crate) fn accrue(
+        &mut self,
+        samples: &[&Sample],
+        since: Option<Timestamp>,
+        until: Timestamp,
+    ) {
+        if self.record.cancelled.is_some() {
+            return;
+        }
+        let used = self.used();
+        for sample in samples {
+            let arrived = |at| arrived_traffic(sample.traffic, sample.from, sample.to, at);
+            let before = since.map_or(Traffic::ZERO, arrived);
+            let by_then = arrived(until);
+            if by_then == before {
+                continue;
+            }
+            self.running.traffic += Traffic {
+                received: by_then.received.saturating_sub(before.received),
+                sent: by_then.sent.saturating_sub(before.sent),
+                exempt: by_then.exempt.saturating_sub(before.exempt),
+            };
+            let measured = sample.to.min(until);
+            self.running.measured_to = self.running.measured_to.max(measured);
+            self.hours.add(sample, since, until, &self.record.zone);
+        }
+        self.spend(self.used().saturating_sub(used));
+    }
+
+    /// Counts against every cap that has begun.
+    fn spend(&mut self, moved: Bytes) {
+        let capped = |state: &RuleState| {
+            state
+                .acting
+                .as_ref()
+                .is_some_and(|acting| acting.state() == State::Capped)
+        };
+        let mut states = self.record.rules.iter().chain(&self.record.former);
+        if moved == Bytes::ZERO || !states.any(capped) {
+            return;
+        }
+        let record = Arc::make_mut(&mut self.record);
+        for state in record.rules.iter_mut().chain(&mut record.former) {
+            if let Some(acting) = &mut state.acting
+                && acting.state() == State::Capped
+            {
+                acting.spent += moved;
+            }
+        }
+    }
+
+    /// Other terms from here on. Usage, period, and what rules of the same name know, stay.
+    pub(crate) fn retarget(&mut self, terms: Effective) {
+        if *self.terms == terms {
+            return;
+        }
+        let before = self.terms.overage_price();
+        let after = terms.overage_price();
+        if let Some((overage, currency)) = before
+            && before != after
+        {
+            let overcharge = &mut Arc::make_mut(&mut self.record).overcharge;
+            overcharge.reprice(overage.tariff);
+            if after.is_some_and(|(_, now)| now != currency) {
+                overcharge.change_currency();
+            }
+        }
+        self.terms = Arc::new(terms);
+        self.align_rules();
+        self.stale = true;
+    }
+
+    /// Brings the states of rules into the order of the plan's.
+    pub(crate) fn align_rules(&mut self) {
+        let rules = self.terms.rules();
+        let known = self.record.rules.iter().map(|state| &state.rule);
+        if known.eq(rules.iter().map(|rule| &rule.name)) {
+            return;
+        }
+        let record = Arc::make_mut(&mut self.record);
+        let mut pool = std::mem::take(&mut record.rules);
+        pool.append(&mut record.former);
+        for rule in rules {
+            // Two rules of one name keep their order.
+            let found = pool.iter().position(|state| state.rule == rule.name);
+            record.rules.push(match found {
+                Some(index) => pool.remove(index),
+                None => RuleState::new(rule.name.clone()),
+            });
+        }
+        record.former = pool;
+    }
+
+    /// The earliest instant after `now` at which it must be judged, come what may.
+    pub(crate) fn next_wake(&self, now: Timestamp) -> Option<Timestamp> {
+        if !self.is_live() {
+            return None;
+        }
+        let period = self.period();
+        let daily = self.terms.daily().map(|_| period.next_day(now));
+        let foretold = self
+            .terms
+            .forecasts
+            .then(|| period.start.saturating_add(forecast::WITHHELD).ok())
+            .flatten();
+        let staff = self.record.staff.as_ref().and_then(|staff| staff.until);
+        let states = self.record.rules.iter().zip(self.terms.rules());
+        let rules = states.flat_map(|(state, rule)| {
+            let ripe = state
+                .since
+                .and_then(|since| since.saturating_add(rule.after).ok());
+            let lifted = state.lifted.as_ref().and_then(|lifted| lifted.until);
+            [ripe, lifted]
+        });
+        let due = self
+            .record
+            .bills
+            .iter()
+            .filter(|bill| bill.paid.is_none())
+            .map(|bill| Some(bill.due));
+        [Some(period.end), daily, foretold, staff]
+            .into_iter()
+            .chain(rules)
+            .chain(due)
+            .flatten()
+            .filter(|at| *at > now)
+            .min()
+    }
+}

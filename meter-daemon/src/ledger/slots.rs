@@ -1,0 +1,307 @@
+//! Slots, their owners and their cursors.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, Row, params};
+
+use super::{
+    BootId, CounterId, Generation, InterfaceId, MapSetId, Reading, Shaped, Slot, SlotRecord,
+    memory::{MachineKey, Memory},
+    value::{self, Unsigned},
+};
+use crate::engine::units::{MachineId, Traffic};
+
+/// A [`CounterId`] with the number of its boot instead of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct SlotKey {
+    boot: i64,
+    map_set: MapSetId,
+    slot: Slot,
+    generation: Generation,
+}
+
+/// What seldom changes of a slot: its row is written only when this differs.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Fixed {
+    machine: MachineKey,
+    interface: InterfaceId,
+    name: Box<str>,
+    base: Reading,
+    credit: Option<Traffic>,
+    credits: bool,
+}
+
+const COLUMNS: &str = "slot.id, slot.boot, slot.map_set, slot.slot, slot.generation, \
+     slot.machine, slot.netns, slot.ifindex, slot.name, \
+     base_received, base_sent, base_exempt, base_packets_received, base_packets_sent, \
+     base_frames_received, base_frames_sent, base_shaped_received, base_shaped_sent, \
+     credit_received, credit_sent, credit_exempt, credits";
+
+/// Columns before the cursor's.
+const FIXED: usize = 22;
+
+fn fixed(row: &Row<'_>) -> rusqlite::Result<(SlotKey, (i64, Fixed))> {
+    let key = SlotKey {
+        boot: row.get(1)?,
+        map_set: MapSetId(unsigned(row, 2)?),
+        slot: Slot(row.get(3)?),
+        generation: Generation(row.get(4)?),
+    };
+    let credit = row.get::<_, Option<Unsigned>>(18)?;
+    let fixed = Fixed {
+        machine: MachineKey(row.get(5)?),
+        interface: InterfaceId {
+            netns: unsigned(row, 6)?,
+            ifindex: row.get(7)?,
+        },
+        name: row.get::<_, String>(8)?.into(),
+        base: reading(row, 9)?,
+        credit: credit.map(|_| value::traffic(row, 18)).transpose()?,
+        credits: row.get(21)?,
+    };
+    Ok((key, (row.get(0)?, fixed)))
+}
+
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get(column).map(|Unsigned(number)| number)
+}
+
+fn reading(row: &Row<'_>, first: usize) -> rusqlite::Result<Reading> {
+    Ok(Reading {
+        traffic: value::traffic(row, first)?,
+        packets: [unsigned(row, first + 3)?, unsigned(row, first + 4)?],
+        frames: [value::bytes(row, first + 5)?, value::bytes(row, first + 6)?],
+        shaped: [value::bytes(row, first + 7)?, value::bytes(row, first + 8)?],
+    })
+}
+
+/// What the writer remembers of every slot.
+pub(super) fn known(connection: &Connection) -> rusqlite::Result<HashMap<SlotKey, (i64, Fixed)>> {
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM slot"))?;
+    statement.query_map([], fixed)?.collect()
+}
+
+/// Every slot that is not free, whole.
+pub(super) fn all(
+    connection: &Connection,
+    machines: &HashMap<MachineKey, MachineId>,
+    boots: &[(BootId, i64)],
+) -> rusqlite::Result<Vec<SlotRecord>> {
+    let mut statement = connection.prepare(&format!(
+        "SELECT {COLUMNS}, received, sent, exempt, packets_received, packets_sent,
+             frames_received, frames_sent, shaped_received, shaped_sent,
+             ifb, through_received, through_sent
+         FROM slot JOIN cursor ON cursor.slot = slot.id ORDER BY slot.id"
+    ))?;
+    statement
+        .query_map([], |row| {
+            let (key, (_, fixed)) = fixed(row)?;
+            let boot = boots.iter().find(|(_, id)| *id == key.boot);
+            let shaped = match row.get(FIXED + 9)? {
+                Some(ifb) => Some(Shaped {
+                    ifb,
+                    through: [
+                        value::bytes(row, FIXED + 10)?,
+                        value::bytes(row, FIXED + 11)?,
+                    ],
+                }),
+                None => None,
+            };
+            Ok(SlotRecord {
+                counter: CounterId {
+                    boot: boot
+                        .map(|(boot, _)| boot.clone())
+                        .ok_or_else(|| missing("boot"))?,
+                    map_set: key.map_set,
+                    slot: key.slot,
+                    generation: key.generation,
+                },
+                machine: machines
+                    .get(&fixed.machine)
+                    .cloned()
+                    .ok_or_else(|| missing("machine"))?,
+                interface: fixed.interface,
+                name: fixed.name.into(),
+                base: fixed.base,
+                cursor: reading(row, FIXED)?,
+                shaped,
+                credit: fixed.credit,
+                credits: fixed.credits,
+            })
+        })?
+        .collect()
+}
+
+fn missing(what: &str) -> rusqlite::Error {
+    let cause = format!("a slot's {what} has no row");
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Integer, cause.into())
+}
+
+/// The newest generation of every slot of a map set.
+pub(super) fn generations(
+    connection: &Connection,
+) -> rusqlite::Result<Vec<(MapSetId, Slot, Generation)>> {
+    let mut statement = connection
+        .prepare("SELECT map_set, slot, generation FROM generation ORDER BY map_set, slot")?;
+    statement
+        .query_map([], |row| {
+            Ok((
+                MapSetId(unsigned(row, 0)?),
+                Slot(row.get(1)?),
+                Generation(row.get(2)?),
+            ))
+        })?
+        .collect()
+}
+
+/// A boot's number, given to it here where it has none.
+pub(super) fn boot(
+    connection: &Connection,
+    memory: &mut Memory,
+    boot: &BootId,
+) -> rusqlite::Result<i64> {
+    if let Some((_, id)) = memory.boots.iter().find(|(known, _)| known == boot) {
+        return Ok(*id);
+    }
+    connection.execute("INSERT INTO boot (boot_id) VALUES (?1)", [&boot.0])?;
+    let id = connection.last_insert_rowid();
+    memory.boots.push((boot.clone(), id));
+    Ok(id)
+}
+
+/// Records where slots stand now.
+pub(super) fn record(
+    connection: &Connection,
+    memory: &mut Memory,
+    slots: &[SlotRecord],
+) -> rusqlite::Result<()> {
+    let mut cursor = connection.prepare_cached(
+        "INSERT OR REPLACE INTO cursor VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
+             ?11, ?12, ?13)",
+    )?;
+    for slot in slots {
+        let id = fix(connection, memory, slot)?;
+        let [received, sent, exempt] = value::columns(slot.cursor.traffic);
+        cursor.execute(params![
+            id,
+            received,
+            sent,
+            exempt,
+            Unsigned(slot.cursor.packets[0]),
+            Unsigned(slot.cursor.packets[1]),
+            Unsigned(slot.cursor.frames[0].0),
+            Unsigned(slot.cursor.frames[1].0),
+            Unsigned(slot.cursor.shaped[0].0),
+            Unsigned(slot.cursor.shaped[1].0),
+            slot.shaped.map(|shaped| shaped.ifb),
+            slot.shaped.map(|shaped| Unsigned(shaped.through[0].0)),
+            slot.shaped.map(|shaped| Unsigned(shaped.through[1].0)),
+        ])?;
+    }
+    Ok(())
+}
+
+/// Writes the fixed part where it changed; the slot's row id.
+fn fix(connection: &Connection, memory: &mut Memory, slot: &SlotRecord) -> rusqlite::Result<i64> {
+    let key = SlotKey {
+        boot: boot(connection, memory, &slot.counter.boot)?,
+        map_set: slot.counter.map_set,
+        slot: slot.counter.slot,
+        generation: slot.counter.generation,
+    };
+    let fixed = Fixed {
+        machine: super::record::machine(connection, memory, &slot.machine)?,
+        interface: slot.interface,
+        name: slot.name.as_str().into(),
+        base: slot.base,
+        credit: slot.credit,
+        credits: slot.credits,
+    };
+    let id = match memory.slots.get(&key) {
+        Some((id, known)) if *known == fixed => return Ok(*id),
+        Some((id, _)) => Some(*id),
+        None => None,
+    };
+    let [received, sent, exempt] = value::columns(fixed.base.traffic);
+    let credit = fixed.credit.map(value::columns);
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO slot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
+                 ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+        )?
+        .execute(params![
+            id,
+            key.boot,
+            Unsigned(key.map_set.0),
+            key.slot.0,
+            key.generation.0,
+            fixed.machine.0,
+            Unsigned(fixed.interface.netns),
+            fixed.interface.ifindex,
+            fixed.name,
+            received,
+            sent,
+            exempt,
+            Unsigned(fixed.base.packets[0]),
+            Unsigned(fixed.base.packets[1]),
+            Unsigned(fixed.base.frames[0].0),
+            Unsigned(fixed.base.frames[1].0),
+            Unsigned(fixed.base.shaped[0].0),
+            Unsigned(fixed.base.shaped[1].0),
+            credit.map(|[received, _, _]| received),
+            credit.map(|[_, sent, _]| sent),
+            credit.map(|[_, _, exempt]| exempt),
+            fixed.credits,
+        ])?;
+    let id = match id {
+        Some(id) => id,
+        None => {
+            let id = connection.last_insert_rowid();
+            handed_out(connection, key)?;
+            id
+        }
+    };
+    memory.slots.insert(key, (id, fixed));
+    Ok(id)
+}
+
+/// Remembers the generation, so that it is not handed out again when the slot is free.
+fn handed_out(connection: &Connection, key: SlotKey) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO generation VALUES (?1, ?2, ?3, ?4) ON CONFLICT (map_set, slot) DO UPDATE
+             SET generation = max(generation, excluded.generation), boot = excluded.boot",
+        )?
+        .execute(params![
+            Unsigned(key.map_set.0),
+            key.slot.0,
+            key.generation.0,
+            key.boot,
+        ])?;
+    Ok(())
+}
+
+/// Lets go of slots. One that is not known is free already.
+pub(super) fn free(
+    connection: &Connection,
+    memory: &mut Memory,
+    freed: &[CounterId],
+) -> rusqlite::Result<()> {
+    for counter in freed {
+        let key = SlotKey {
+            boot: boot(connection, memory, &counter.boot)?,
+            map_set: counter.map_set,
+            slot: counter.slot,
+            generation: counter.generation,
+        };
+        if let Some((id, _)) = memory.slots.remove(&key) {
+            for sql in [
+                "DELETE FROM cursor WHERE slot = ?1",
+                "DELETE FROM slot WHERE id = ?1",
+            ] {
+                connection.prepare_cached(sql)?.execute([id])?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,409 @@
+//! The plan `edis` as it is shipped, end to end on a real interface, with an allowance that
+//! a test can use up: notices, throttle, top-up from the pool, full speed again.
+#![expect(clippy::print_stdout, reason = "a test shows what it measured")]
+
+use std::time::Duration;
+
+use meter_tests::{
+    Context, Result,
+    capture::Capture,
+    inspect::{self, Inventory},
+    links::{self, Switch},
+    meterd::{self, bytes},
+    paper,
+    sandbox::Sandbox,
+    scene::Scene,
+    topology::{ETH, Party, Port},
+    traffic::{Bulk, Tcp, ping},
+    wait::{self, Seen},
+};
+use serde_json::Value;
+
+const MEGABYTE: u64 = 1_000_000;
+const SOON: Duration = Duration::from_secs(10);
+
+/// `tap101i0` and `tap101i1` are web1's, which has 20 MB and a pool of 1 GB to draw on.
+const CONFIG: &str = "
+poll-interval = '1s'
+[[account]]
+id = 'acme'
+primary = 'owner@example.com'
+currency = 'EUR'
+pool = '1 GB'
+[[machine]]
+id = 'web1'
+interfaces = ['tap101i0', 'tap101i1']
+plan = 'edis'
+account = 'acme'
+renewal-day = 31
+allowance = '20 MB'
+";
+
+fn scene(sandbox: &Sandbox) -> Result<Scene<'_>> {
+    let scene = Scene::prepare(sandbox, CONFIG)?;
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/plans/edis.toml");
+    let plan = std::fs::read_to_string(shipped).could_not(|| format!("read {shipped}"))?;
+    scene.meterd.write("plans/edis.toml", &plan)?;
+    scene.started()
+}
+
+/// Uses the allowance up to a percentage, by traffic of both directions.
+fn use_up(scene: &Scene<'_>, percent: u64) -> Result<Value> {
+    let (guest, world) = (&scene.guest.party, &scene.node.world);
+    loop {
+        let status = scene.meterd.status("web1")?;
+        let (used, allowance) = (bytes(&status, "used")?, bytes(&status, "allowance")?);
+        let missing = (allowance * percent).div_ceil(100).saturating_sub(used);
+        if missing == 0 {
+            return Ok(status);
+        }
+        // Headers are a twentieth: a little less payload, and the rest in small steps.
+        let part = (missing * 9 / 20).max(300);
+        Tcp::v4(part).run(guest, world)?;
+        Tcp::v4(part).run(world, guest)?;
+    }
+}
+
+fn throttled(scene: &Scene<'_>) -> Result<()> {
+    use_up(scene, 105)?;
+    scene.meterd.wait_for_state("web1", "throttled", SOON)?;
+    Ok(())
+}
+
+/// Goodput over eight seconds, after what is queued has settled.
+fn steady(bulk: &Bulk) -> f64 {
+    std::thread::sleep(Duration::from_secs(2));
+    bulk.goodput(Duration::from_secs(8))
+}
+
+/// 50 to 64 kbit/s.
+#[track_caller]
+fn assert_throttled(goodput: f64, what: &str) {
+    println!("{what}: {:.1} kbit/s", goodput / 1e3);
+    assert!(
+        (50e3..=64e3).contains(&goodput),
+        "{what}: {goodput:.0} bit/s"
+    );
+}
+
+fn notices(events: &[Value], rule: &str) -> usize {
+    events
+        .iter()
+        .filter(|e| e["event"] == "notice" && e["rule"] == rule)
+        .count()
+}
+
+#[test]
+fn notices_go_out_at_80_90_and_100_percent_once_each_and_105_throttles() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = scene(sandbox)?;
+        let at = |percent: u64, expected: [usize; 3]| -> Result<()> {
+            let status = use_up(&scene, percent)?;
+            assert_eq!(status["state"], "normal", "at {percent} %: {status}");
+            let events = scene.meterd.events("web1")?;
+            let found = ["used 80%", "used 90%", "used 100%"].map(|rule| notices(&events, rule));
+            assert_eq!(found, expected, "at {percent} %: {events:#?}");
+            Ok(())
+        };
+        at(79, [0, 0, 0])?;
+        at(80, [1, 0, 0])?;
+        at(85, [1, 0, 0])?;
+        at(90, [1, 1, 0])?;
+        at(100, [1, 1, 1])?;
+        at(103, [1, 1, 1])?;
+        throttled(&scene)?;
+        let status = scene.meterd.status("web1")?;
+        assert_eq!(status["rule"], "used 105%");
+        assert_eq!(status["rate_limit_bits_per_second"], 64_000);
+        let events = scene.meterd.events("web1")?;
+        assert_eq!(
+            events.iter().filter(|e| e["event"] == "throttled").count(),
+            1
+        );
+        for rule in ["used 80%", "used 90%", "used 100%"] {
+            assert_eq!(notices(&events, rule), 1, "{rule}");
+        }
+        Ok(())
+    })
+}
+
+/// Goodput of what the guest receives, or sends, while it is throttled.
+fn goodput(segmentation: Switch, flows: usize) -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = scene(sandbox)?;
+        let (guest, world) = (&scene.guest.party, &scene.node.world);
+        guest.segmentation(segmentation)?;
+        throttled(&scene)?;
+        let down = Bulk::start(world, guest, flows)?;
+        assert_throttled(steady(&down), "the guest receives");
+        drop(down);
+        let up = Bulk::start(guest, world, flows)?;
+        assert_throttled(steady(&up), "the guest sends");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_throttled_flow_gets_50_to_64_kbit_each_way_with_gso() -> Result<()> {
+    goodput(Switch::On, 1)
+}
+
+#[test]
+fn a_throttled_flow_gets_50_to_64_kbit_each_way_without_gso() -> Result<()> {
+    goodput(Switch::Off, 1)
+}
+
+#[test]
+fn eight_throttled_flows_share_50_to_64_kbit_each_way() -> Result<()> {
+    goodput(Switch::On, 8)
+}
+
+#[test]
+fn all_interfaces_of_a_machine_share_the_rate() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = scene(sandbox)?;
+        let second = scene
+            .node
+            .plug(Port {
+                machine: 101,
+                nic: 1,
+            })?
+            .party;
+        throttled(&scene)?;
+        let world = &scene.node.world;
+        let pair = |a: (&Party, &Party), b: (&Party, &Party)| -> Result<f64> {
+            let flows = [Bulk::start(a.0, a.1, 1)?, Bulk::start(b.0, b.1, 1)?];
+            std::thread::sleep(Duration::from_secs(2));
+            let before: u64 = flows.iter().map(Bulk::arrived).sum();
+            let window = Duration::from_secs(8);
+            std::thread::sleep(window);
+            let after: u64 = flows.iter().map(Bulk::arrived).sum();
+            Ok(meter_tests::traffic::rate(after - before, window))
+        };
+        let first = &scene.guest.party;
+        assert_throttled(pair((world, first), (world, &second))?, "both receive");
+        assert_throttled(pair((first, world), (&second, world))?, "both send");
+        Ok(())
+    })
+}
+
+#[test]
+fn an_interactive_flow_beside_bulk_stays_under_a_second() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = scene(sandbox)?;
+        let (guest, world) = (&scene.guest.party, &scene.node.world);
+        throttled(&scene)?;
+        for (what, from, to) in [("download", world, guest), ("upload", guest, world)] {
+            let bulk = Bulk::start(from, to, 1)?;
+            std::thread::sleep(Duration::from_secs(2));
+            let pings = ping(guest, world.v4, 20, Duration::from_millis(300))?;
+            println!(
+                "beside a bulk {what}: {} of {} answered, median {:?}, longest {:?}",
+                pings.answered.len(),
+                pings.asked,
+                pings.median(),
+                pings.answered.last(),
+            );
+            let longest = pings.longest();
+            assert!(
+                longest.is_some_and(|l| l < Duration::from_secs(1)),
+                "{what}: {pings:?}"
+            );
+            drop(bulk);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn received_while_throttled_is_what_came_through_the_shaper() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = scene(sandbox)?;
+        let (guest, world) = (&scene.guest.party, &scene.node.world);
+        throttled(&scene)?;
+        let mut inside = Capture::on(&guest.namespace, ETH)?;
+        let wire = inside.settled(guest.mac)?;
+        let before = scene.meterd.counted("web1")?;
+        let bulk = Bulk::start(world, guest, 8)?;
+        std::thread::sleep(Duration::from_secs(8));
+        drop(bulk);
+        // The queue empties: everything that is let through has gone through.
+        let wire = inside.settled(guest.mac)? - wire;
+        let counted = scene.meterd.counted("web1")? - before;
+        println!("{counted:?}; in the guest: {wire:?}");
+        assert!(wire.received.bytes > 50_000, "{wire:?}");
+        assert!(paper::within(counted.received, wire.received.bytes, 0.001));
+        assert!(paper::within(counted.sent, wire.sent.bytes, 0.001));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_top_up_from_the_pool_restores_full_speed_and_what_stood_there() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = scene(sandbox)?;
+        let (guest, world) = (&scene.guest.party, &scene.node.world);
+        let metered = Inventory::take()?;
+        throttled(&scene)?;
+        assert!(
+            Inventory::take()?.same_as(&metered).is_err(),
+            "nothing shapes"
+        );
+        let pool = |scene: &Scene<'_>| -> Result<u64> {
+            bytes(&scene.meterd.status("web1")?["pool"], "left")
+        };
+        assert_eq!(pool(&scene)?, 1000 * MEGABYTE);
+
+        let arguments = ["top-up", "web1", "100 MB", "--from-pool", "--key", "one"];
+        scene.meterd.text(&arguments)?;
+        scene.meterd.text(&arguments)?;
+        scene.meterd.wait_for_state("web1", "normal", SOON)?;
+        assert_eq!(pool(&scene)?, 900 * MEGABYTE, "one key is one command");
+        assert_eq!(
+            bytes(&scene.meterd.status("web1")?, "allowance")?,
+            120 * MEGABYTE
+        );
+        wait::until("the old qdiscs", Duration::from_millis(20), SOON, || {
+            Ok(match Inventory::take()?.same_as(&metered) {
+                Ok(()) => Seen::Yes(()),
+                Err(difference) => Seen::NotYet(difference.to_string()),
+            })
+        })?;
+        let down = Tcp::v4(10 * MEGABYTE).run(world, guest)?.goodput();
+        let up = Tcp::v4(10 * MEGABYTE).run(guest, world)?.goodput();
+        println!(
+            "after the top-up: {:.0} and {:.0} Mbit/s",
+            down / 1e6,
+            up / 1e6
+        );
+        assert!(down > 100e6 && up > 100e6, "{down} and {up} bit/s");
+
+        let events = scene.meterd.events("web1")?;
+        for event in ["throttled", "topped-up", "restored"] {
+            assert_eq!(
+                events.iter().filter(|e| e["event"] == event).count(),
+                1,
+                "{event}"
+            );
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_throttle_stands_while_the_daemon_is_dead_and_is_adopted_by_the_next() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let mut scene = scene(sandbox)?;
+        throttled(&scene)?;
+        let shaped = Inventory::take()?;
+        scene.meterd.stop(meterd::End::Killed)?;
+        Inventory::take()?.same_as(&shaped)?;
+        let bulk = Bulk::start(&scene.node.world, &scene.guest.party, 1)?;
+        assert_throttled(steady(&bulk), "with the daemon dead");
+        drop(bulk);
+        scene.meterd.start()?;
+        assert_eq!(scene.meterd.status("web1")?["state"], "throttled");
+        Inventory::take()?.same_as(&shaped)?;
+        let events = scene.meterd.events("web1")?;
+        assert_eq!(
+            events.iter().filter(|e| e["event"] == "throttled").count(),
+            1
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_throttle_that_somebody_removed_comes_back_within_one_event() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = scene(sandbox)?;
+        throttled(&scene)?;
+        let index = links::get("tap101i0")?.index;
+        let root = || -> Result<Option<String>> {
+            let all = inspect::qdiscs()?;
+            let root = all
+                .into_iter()
+                .find(|q| q.ifindex == index && q.parent == u32::MAX);
+            Ok(root
+                .map(|qdisc| qdisc.kind)
+                .filter(|kind| kind != "noqueue"))
+        };
+        let ours = root()?;
+        assert!(ours.is_some(), "no shaper at the tap's root");
+        inspect::delete_root_qdisc("tap101i0")?;
+        wait::until(
+            "the shaper to be back",
+            Duration::from_millis(10),
+            SOON,
+            || {
+                let now = root()?;
+                Ok(if now == ours {
+                    Seen::Yes(())
+                } else {
+                    Seen::NotYet(format!("{now:?}"))
+                })
+            },
+        )?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_machine_without_its_tap_is_throttled_again_when_it_has_one() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = scene(sandbox)?;
+        throttled(&scene)?;
+        links::delete("tap101i0")?;
+        let guest = scene.node.plug(Port::of(101))?.party;
+        scene.meterd.wait_for_state("web1", "throttled", SOON)?;
+        let bulk = Bulk::start(&scene.node.world, &guest, 1)?;
+        assert_throttled(steady(&bulk), "on the new tap");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_metrics_show_the_same_figures() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = scene(sandbox)?;
+        throttled(&scene)?;
+        let status = scene.meterd.status("web1")?;
+        let metrics = scene.meterd.metrics(9750)?;
+        let value = |name: &str, labels: &[(&str, &str)]| {
+            let labels = [labels, &[("machine", "web1")]].concat();
+            meterd::sample(&metrics, name, &labels)
+        };
+        #[expect(clippy::cast_precision_loss, reason = "figures below 2^53")]
+        let used = bytes(&status, "used")? as f64;
+        assert_eq!(
+            value("meterd_period_used_bytes", &[]),
+            Some(used),
+            "{metrics}"
+        );
+        assert_eq!(value("meterd_period_allowance_bytes", &[]), Some(20e6));
+        assert_eq!(
+            value("meterd_rate_limit_bytes_per_second", &[]),
+            Some(8000.0)
+        );
+        for (state, expected) in [
+            ("normal", 0.0),
+            ("throttled", 1.0),
+            ("capped", 0.0),
+            ("suspended", 0.0),
+        ] {
+            assert_eq!(
+                value("meterd_machine_state", &[("state", state)]),
+                Some(expected)
+            );
+        }
+        let traffic = |direction| {
+            value(
+                "meterd_traffic_bytes_total",
+                &[("interface", "tap101i0"), ("direction", direction)],
+            )
+        };
+        let sum = traffic("sent").zip(traffic("received")).map(|(a, b)| a + b);
+        assert_eq!(sum, Some(used));
+        Ok(())
+    })
+}

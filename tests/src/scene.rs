@@ -1,0 +1,110 @@
+//! The usual beginning of a test: a node, one guest, a capture on the far end of the wire,
+//! and a running daemon that meters what looks like a tap.
+
+use crate::{
+    Result,
+    capture::{Capture, Moved},
+    meterd::{Counted, Meterd},
+    sandbox::Sandbox,
+    topology::{Guest, Node, Party, Port, WAN},
+};
+
+/// Every tap by its number, without a plan; polled each second.
+pub const EVERY_TAP: &str = r"
+poll-interval = '1s'
+[[discover]]
+interface = '^tap(?<machine>\d+)i\d+$'
+";
+
+/// Node, guest `101`, capture and daemon.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    /// The node and the world.
+    pub node: Node,
+    /// On `tap101i0`; its machine's id is `101`.
+    pub guest: Guest,
+    /// At the world's end.
+    pub capture: Capture,
+    /// Running.
+    pub meterd: Meterd<'a>,
+}
+
+/// The machine of [`Scene::guest`] under [`EVERY_TAP`].
+pub const MACHINE: &str = "101";
+
+/// What moved while something happened, told twice.
+#[derive(Clone, Copy, Debug)]
+pub struct Watched<T> {
+    /// By the daemon's ledger.
+    pub ledger: Counted,
+    /// By the capture at the far end.
+    pub wire: Moved,
+    /// What happened.
+    pub outcome: T,
+}
+
+impl<'a> Scene<'a> {
+    /// Sets it, with keys that come before those of [`EVERY_TAP`].
+    pub fn set(sandbox: &'a Sandbox, keys: &str) -> Result<Self> {
+        Self::prepare(sandbox, &format!("{keys}\n{EVERY_TAP}"))?.started()
+    }
+
+    /// As [`Self::set`], with a whole configuration, and the daemon not started yet.
+    pub fn prepare(sandbox: &'a Sandbox, config: &str) -> Result<Self> {
+        let node = Node::new(sandbox)?;
+        let guest = node.plug(Port::of(101))?;
+        let capture = Capture::on(&node.world.namespace, WAN)?;
+        let meterd = Meterd::new(sandbox, config)?;
+        Ok(Self {
+            node,
+            guest,
+            capture,
+            meterd,
+        })
+    }
+
+    /// With the daemon started.
+    pub fn started(mut self) -> Result<Self> {
+        self.meterd.start()?;
+        Ok(self)
+    }
+
+    /// The ledger's figures and the wire's for what happens between the guest and the world.
+    pub fn watch<T>(
+        &mut self,
+        happen: impl FnOnce(&Party, &Party) -> Result<T>,
+    ) -> Result<Watched<T>> {
+        let guest = &self.guest.party;
+        let wire = self.capture.settled(guest.mac)?;
+        let ledger = self.meterd.counted(MACHINE)?;
+        let outcome = happen(guest, &self.node.world)?;
+        let wire = self.capture.settled(guest.mac)? - wire;
+        let ledger = self.meterd.counted(MACHINE)? - ledger;
+        Ok(Watched {
+            ledger,
+            wire,
+            outcome,
+        })
+    }
+}
+
+impl<T> Watched<T> {
+    /// Fails unless the ledger has, byte by byte, what was on the wire.
+    #[track_caller]
+    pub fn assert_exact(&self) {
+        assert_eq!(
+            self.ledger,
+            self.on_the_wire(),
+            "the ledger against the wire"
+        );
+    }
+
+    /// The wire's figures in the ledger's form.
+    #[must_use]
+    pub fn on_the_wire(&self) -> Counted {
+        Counted {
+            received: self.wire.received.bytes,
+            sent: self.wire.sent.bytes,
+        }
+    }
+}

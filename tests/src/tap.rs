@@ -1,0 +1,126 @@
+//! A real TAP device with a guest that is nothing but a file descriptor, and that hands over
+//! packets of many segments as a virtio guest does: the kernel is told the segment's size and
+//! is not told their number.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    os::fd::AsFd,
+};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+use crate::{Context, Result, links, packet, sys};
+
+const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
+const IFF_TAP: u16 = 0x0002;
+const IFF_NO_PI: u16 = 0x1000;
+const IFF_VNET_HDR: u16 = 0x4000;
+
+/// A TAP device; it vanishes when this is dropped, as when QEMU ends.
+#[derive(Debug)]
+pub struct Tap {
+    file: File,
+    name: String,
+}
+
+/// `virtio_net_hdr`: what a guest says of a packet beside its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct VirtioHeader {
+    needs_checksum: bool,
+    segment: u16,
+    headers: u16,
+    checksum_from: u16,
+    checksum_at: u16,
+}
+
+impl VirtioHeader {
+    const LENGTH: usize = 10;
+
+    fn bytes(self) -> [u8; Self::LENGTH] {
+        const GSO_TCPV4: u8 = 1;
+        let mut bytes = [0; Self::LENGTH];
+        bytes[0] = self.needs_checksum.into();
+        bytes[1] = if self.segment > 0 { GSO_TCPV4 } else { 0 };
+        bytes[2..4].copy_from_slice(&self.headers.to_ne_bytes());
+        bytes[4..6].copy_from_slice(&self.segment.to_ne_bytes());
+        bytes[6..8].copy_from_slice(&self.checksum_from.to_ne_bytes());
+        bytes[8..10].copy_from_slice(&self.checksum_at.to_ne_bytes());
+        bytes
+    }
+}
+
+impl Tap {
+    /// Makes one in the calling thread's namespace, up and silent.
+    pub fn new(name: &str) -> Result<Self> {
+        const TUN_F_CSUM: libc::c_ulong = 1;
+        const TUN_F_TSO4: libc::c_ulong = 2;
+        const TUN_F_TSO6: libc::c_ulong = 4;
+        let path = "/dev/net/tun";
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .could_not(|| format!("open {path} (is the kernel built without CONFIG_TUN?)"))?;
+        let mut request = [0; 24];
+        request[..2].copy_from_slice(&(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR).to_ne_bytes());
+        sys::interface_ioctl(file.as_fd(), TUNSETIFF, name, request)
+            .could_not(|| format!("make the TAP device {name}"))?;
+        sys::value_ioctl(
+            file.as_fd(),
+            TUNSETOFFLOAD,
+            TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6,
+        )
+        .could_not(|| format!("let {name} take large packets"))?;
+        let flags = fcntl_getfl(&file).could_not(|| "read the file's flags")?;
+        fcntl_setfl(&file, flags | OFlags::NONBLOCK).could_not(|| "set the file's flags")?;
+        links::silence(name)?;
+        links::up(name)?;
+        Ok(Self {
+            file,
+            name: name.to_owned(),
+        })
+    }
+
+    /// Its name when it was made.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The guest sends a frame.
+    pub fn send(&mut self, frame: &[u8]) -> Result<()> {
+        self.write(VirtioHeader::default(), frame)
+    }
+
+    /// The guest sends one TCP packet, to be cut into segments of `segment` payload bytes.
+    pub fn send_large(&mut self, frame: &[u8], segment: u16) -> Result<()> {
+        let before_tcp = u16::try_from(packet::ETHERNET + 20).unwrap_or(u16::MAX);
+        let header = VirtioHeader {
+            needs_checksum: true,
+            segment,
+            headers: before_tcp + 20,
+            checksum_from: before_tcp,
+            checksum_at: 16,
+        };
+        self.write(header, frame)
+    }
+
+    fn write(&mut self, header: VirtioHeader, frame: &[u8]) -> Result<()> {
+        let bytes = [&header.bytes(), frame].concat();
+        self.file
+            .write_all(&bytes)
+            .could_not(|| format!("send {} bytes through {}", frame.len(), self.name))
+    }
+
+    /// Frames that wait for the guest: their lengths as handed over (a large one is one).
+    pub fn take_all(&mut self) -> Vec<usize> {
+        let mut buffer = vec![0; 1 << 17];
+        let mut lengths = Vec::new();
+        while let Ok(length) = self.file.read(&mut buffer) {
+            lengths.push(length.saturating_sub(VirtioHeader::LENGTH));
+        }
+        lengths
+    }
+}

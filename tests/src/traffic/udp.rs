@@ -1,0 +1,96 @@
+//! An exact number of datagrams.
+
+use std::{net::UdpSocket, time::Duration};
+
+use rustix::net::sockopt;
+
+use super::PATIENCE;
+use crate::{
+    Context, Failure, Result, sys,
+    topology::{Family, Party},
+};
+
+/// Datagrams that are to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Udp {
+    /// How many.
+    pub datagrams: u64,
+    /// Payload of each.
+    pub each: u16,
+    /// Over which protocol.
+    pub family: Family,
+    /// How many are handed to the kernel as one (UDP_SEGMENT); 1: each by itself.
+    pub together: u16,
+}
+
+impl Udp {
+    /// Sends them, slowly enough that none is lost, and fails if one was.
+    pub fn run(self, from: &Party, to: &Party) -> Result<()> {
+        let to_ip = to.address(self.family);
+        let receiver = to.namespace.run(|| {
+            let socket = UdpSocket::bind((to_ip, 0)).could_not(|| format!("bind to {to_ip}"))?;
+            sockopt::set_socket_recv_buffer_size_force(&socket, 64 << 20)
+                .could_not(|| "ask for a large buffer")?;
+            socket
+                .set_read_timeout(Some(PATIENCE))
+                .could_not(|| "bound the wait")?;
+            Ok(socket)
+        })?;
+        let address = receiver
+            .local_addr()
+            .could_not(|| "read the receiver's address")?;
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| self.take(&receiver));
+            let from_ip = from.address(self.family);
+            from.namespace.run(|| {
+                let socket = UdpSocket::bind((from_ip, 0)).could_not(|| "bind")?;
+                socket
+                    .connect(address)
+                    .could_not(|| format!("connect to {address}"))?;
+                self.give(&socket)
+            })?;
+            taken
+                .join()
+                .unwrap_or_else(|p| std::panic::resume_unwind(p))
+        })
+    }
+
+    fn give(self, socket: &UdpSocket) -> Result<()> {
+        if self.together > 1 {
+            const UDP_SEGMENT: i32 = 103;
+            sys::set_option(socket, libc::SOL_UDP, UDP_SEGMENT, self.each.into())
+                .could_not(|| "have datagrams segmented by the kernel")?;
+        }
+        let payload = vec![0x5a; usize::from(self.each)];
+        let mut left = self.datagrams;
+        let mut since_rest = 0;
+        while left > 0 {
+            let now = left.min(self.together.into());
+            let bytes = payload.repeat(usize::try_from(now).unwrap_or(1));
+            socket.send(&bytes).could_not(|| "send a datagram")?;
+            left -= now;
+            since_rest += now;
+            if since_rest >= 128 {
+                since_rest = 0;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    fn take(self, socket: &UdpSocket) -> Result<()> {
+        let mut buffer = vec![0; usize::from(self.each) + 1];
+        for n in 0..self.datagrams {
+            let length = socket
+                .recv(&mut buffer)
+                .could_not(|| format!("receive datagram {n} of {}", self.datagrams))?;
+            if length != usize::from(self.each) {
+                return Err(Failure::new(format!(
+                    "a datagram of {length}, not {}",
+                    self.each
+                )));
+            }
+        }
+        Ok(())
+    }
+}
