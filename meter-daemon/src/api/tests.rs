@@ -21,10 +21,11 @@ use super::*;
 use crate::{
     api::socket,
     engine::{
-        command::{Change, SettingKey, Until},
+        command::{Change, CommandAction, SettingKey, Until},
         plan::Allowance,
-        units::Bytes as Volume,
+        units::{Bytes as Volume, MachineId},
     },
+    ledger::Resolution,
 };
 
 /// A control socket with a loop behind it that notes what it was asked.

@@ -9,6 +9,10 @@ use crate::engine::quantity;
 ///
 /// # Errors
 /// Says what was expected instead.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what people type without an offset is in their own time"
+)]
 pub(super) fn parse(text: &str) -> Result<Timestamp, String> {
     parse_in(text, &TimeZone::system())
 }
@@ -17,6 +21,10 @@ pub(super) fn parse(text: &str) -> Result<Timestamp, String> {
 ///
 /// # Errors
 /// Says what was expected instead.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "`2h` ago is as of when it is typed"
+)]
 pub(super) fn parse_since(text: &str) -> Result<Timestamp, String> {
     match quantity::duration(text) {
         Ok(ago) => ago_from(Timestamp::now(), ago)
