@@ -46,8 +46,9 @@ pub struct Counters {
     pub dropped_capped: u64,
     /// As above.
     pub dropped_suspended: u64,
-    /// Zero.
-    pub reserved: u64,
+    /// Of `bytes`, those handed to a shaper of ours. What it drops was not used; the daemon
+    /// takes what came through from the shaper's own figures.
+    pub shaped_bytes: u64,
 }
 
 /// What the program knows of an interface: written by the daemon, read per packet.

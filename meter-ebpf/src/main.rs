@@ -59,11 +59,10 @@ pub fn meter_received(ctx: TcContext) -> i32 {
     let Some(slot) = slot(&ctx) else {
         return NEXT;
     };
-    count(&ctx, slot, Direction::Received);
-    if let Some(interface) = INTERFACES.get(slot)
-        && interface.shaper != 0
-    {
-        verdict::choose_class(&ctx, interface.shaper);
+    let shaper = INTERFACES.get(slot).map_or(0, |interface| interface.shaper);
+    count(&ctx, slot, Direction::Received, shaper != 0);
+    if shaper != 0 {
+        verdict::choose_class(&ctx, shaper);
     }
     NEXT
 }
@@ -72,7 +71,7 @@ pub fn meter_received(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn meter_sent(ctx: TcContext) -> i32 {
     if let Some(slot) = slot(&ctx) {
-        count(&ctx, slot, Direction::Sent);
+        count(&ctx, slot, Direction::Sent, false);
     }
     NEXT
 }
@@ -80,11 +79,19 @@ pub fn meter_sent(ctx: TcContext) -> i32 {
 /// Ingress of the tap, last: into the shaper of what the guest sends.
 #[classifier]
 pub fn shape_sent(ctx: TcContext) -> i32 {
-    let Some(interface) = slot(&ctx).and_then(|slot| INTERFACES.get(slot)) else {
+    let Some(slot) = slot(&ctx) else {
+        return NEXT;
+    };
+    let Some(interface) = INTERFACES.get(slot) else {
         return NEXT;
     };
     if interface.shaper == 0 || interface.ifb == 0 {
         return NEXT;
+    }
+    // Counted as passing by `meter_sent`; here, where it is certain, as shaped.
+    if let Some(counters) = COUNTERS.get_ptr_mut(counter_index(slot, Direction::Sent)) {
+        // SAFETY: as in `count`.
+        unsafe { (*counters).shaped_bytes += traffic::weigh(&ctx, COUNT_BYTES.load()).bytes };
     }
     verdict::choose_class(&ctx, interface.shaper);
     verdict::redirect(interface.ifb)
@@ -108,7 +115,7 @@ fn slot(ctx: &TcContext) -> Option<u32> {
 
 /// Adds the packet to this CPU's counters.
 #[inline(always)]
-fn count(ctx: &TcContext, slot: u32, direction: Direction) {
+fn count(ctx: &TcContext, slot: u32, direction: Direction, shaped: bool) {
     let Some(counters) = COUNTERS.get_ptr_mut(counter_index(slot, direction)) else {
         return;
     };
@@ -119,6 +126,9 @@ fn count(ctx: &TcContext, slot: u32, direction: Direction) {
         (*counters).bytes += weight.bytes;
         (*counters).packets += weight.packets;
         (*counters).frame_bytes += u64::from(ctx.len());
+        if shaped {
+            (*counters).shaped_bytes += weight.bytes;
+        }
     }
 }
 

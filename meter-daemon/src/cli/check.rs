@@ -28,7 +28,13 @@ pub fn run(path: &Path, format: Format) -> io::Result<u8> {
         true => Colour::Terminal,
         false => Colour::Plain,
     };
-    answer(Config::load(path), format, colour, &mut io::stdout(), &mut io::stderr())
+    answer(
+        Config::load(path),
+        format,
+        colour,
+        &mut io::stdout(),
+        &mut io::stderr(),
+    )
 }
 
 fn answer(
@@ -100,8 +106,13 @@ mod tests {
             ("plans/small.toml".into(), "allowance = \"1 GB\"".to_owned()),
         ];
         let (mut out, mut problems) = (Vec::new(), Vec::new());
-        let code =
-            answer(Config::check_texts(&files), format, Colour::Plain, &mut out, &mut problems);
+        let code = answer(
+            Config::check_texts(&files),
+            format,
+            Colour::Plain,
+            &mut out,
+            &mut problems,
+        );
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (code.unwrap(), text(out), text(problems))
     }
@@ -123,7 +134,10 @@ mod tests {
         assert_eq!((code, out.as_str()), (78, ""));
         assert!(problems.contains("meterd.toml:1:11"), "{problems}");
         assert!(problems.contains("meterd.toml:2:1"), "{problems}");
-        assert!(problems.ends_with("configuration is refused: 2 errors\n"), "{problems}");
+        assert!(
+            problems.ends_with("configuration is refused: 2 errors\n"),
+            "{problems}"
+        );
     }
 
     #[test]
@@ -135,6 +149,9 @@ mod tests {
         assert_eq!(object["problems"][0]["line"], 1);
         let (code, out, _) = said("", Format::Json);
         let object: serde_json::Value = serde_json::from_str(&out).unwrap();
-        assert_eq!((code, &object["good"], &object["plans"]), (0, &true.into(), &1.into()));
+        assert_eq!(
+            (code, &object["good"], &object["plans"]),
+            (0, &true.into(), &1.into())
+        );
     }
 }

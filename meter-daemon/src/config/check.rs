@@ -13,11 +13,12 @@ use super::{
     load::Source,
     machine::{LocatedAccount, Machine},
     node::Node,
-    table::{Located, Place, Problems, nearest},
+    problem::{Located, Place, Problems},
+    table::nearest,
 };
 use crate::engine::{
-    plan::{Allowance, PeriodStart, Plan},
-    units::PlanName,
+    plan::{Allowance, CollectExtra, PeriodStart, Plan, Price},
+    units::{Money, PlanName},
 };
 
 /// What the files say, each read by itself.
@@ -34,30 +35,60 @@ pub(super) struct Files {
 impl Files {
     /// Machines of every file, those of the main file first.
     pub(super) fn machines(&self) -> impl Iterator<Item = &Machine> {
-        self.node.iter().flat_map(|node| &node.machines).chain(&self.machines)
+        self.node
+            .iter()
+            .flat_map(|node| &node.machines)
+            .chain(&self.machines)
     }
 
     /// Accounts of every file, those of the main file first.
     pub(super) fn accounts(&self) -> impl Iterator<Item = &LocatedAccount> {
-        self.node.iter().flat_map(|node| &node.accounts).chain(&self.accounts)
+        self.node
+            .iter()
+            .flat_map(|node| &node.accounts)
+            .chain(&self.accounts)
     }
 }
 
 /// Notes every problem between the files.
 pub(super) fn across(files: &Files, sources: &[Source], problems: &Problems) {
-    let check = Across { files, sources, problems };
+    let check = Across {
+        files,
+        sources,
+        problems,
+    };
     check.nothing_is_there_twice();
     check.plans_exist();
     check.accounts();
+    let is_found_by_pattern = files
+        .node
+        .as_ref()
+        .is_some_and(|node| !node.patterns.is_empty());
     for machine in files.machines() {
-        let plan = machine.checked.plan.as_ref().and_then(|name| files.plans.get(name));
-        fits_plan(machine, plan.map(AsRef::as_ref), problems);
+        let plan = machine.checked.plan.as_ref();
+        match (
+            plan.and_then(|name| files.plans.get(name)),
+            &machine.cost_limit,
+        ) {
+            (Some(plan), _) => fits_plan(machine, plan, problems),
+            (None, Some(limit)) if plan.is_none() && !is_found_by_pattern => problems.warning(
+                &limit.place,
+                "without a plan nothing has a price, so this limit is never reached",
+                "give this machine a plan with a price of usage",
+            ),
+            _ => {}
+        }
     }
 }
 
 /// Notes what is there twice.
 pub(super) fn twins(files: &Files, sources: &[Source], problems: &Problems) {
-    Across { files, sources, problems }.nothing_is_there_twice();
+    Across {
+        files,
+        sources,
+        problems,
+    }
+    .nothing_is_there_twice();
 }
 
 struct Across<'a> {
@@ -72,7 +103,11 @@ impl Across<'_> {
         let Some(source) = self.sources.get(place.file) else {
             return String::new();
         };
-        let before = source.text.as_ref().ok().and_then(|text| text.get(..place.span.start));
+        let before = source
+            .text
+            .as_ref()
+            .ok()
+            .and_then(|text| text.get(..place.span.start));
         let line = before.unwrap_or_default().matches('\n').count() + 1;
         format!("{}:{line}", source.path.display())
     }
@@ -96,17 +131,24 @@ impl Across<'_> {
 
     fn nothing_is_there_twice(&self) {
         self.refuse_twins(
-            self.files.machines().map(|machine| (&machine.checked.id, &machine.id)),
+            self.files
+                .machines()
+                .map(|machine| (&machine.checked.id, &machine.id)),
             |id| format!("there are two machines `{id}`"),
             "give one of them another id, or remove it",
         );
         self.refuse_twins(
-            self.files.accounts().map(|account| (&account.checked.account.id, &account.id)),
+            self.files
+                .accounts()
+                .map(|account| (&account.checked.account.id, &account.id)),
             |id| format!("there are two accounts `{id}`"),
             "give one of them another id, or remove it",
         );
         self.refuse_twins(
-            self.files.machines().flat_map(|machine| &machine.names).map(|n| (&n.value, &n.place)),
+            self.files
+                .machines()
+                .flat_map(|machine| &machine.names)
+                .map(|n| (&n.value, &n.place)),
             |name| format!("the interface `{name}` is claimed twice"),
             "an interface belongs to one machine, and is named once: remove it here or there",
         );
@@ -123,7 +165,10 @@ impl Across<'_> {
             };
             let at = self.shown(&other.place);
             let message = if other.value == mac.value {
-                format!("the MAC address {} is claimed twice, also at {at}", mac.value)
+                format!(
+                    "the MAC address {} is claimed twice, also at {at}",
+                    mac.value
+                )
             } else {
                 format!(
                     "a tap with the first octet fe, as libvirt makes it, would match {} and \
@@ -150,10 +195,16 @@ impl Across<'_> {
                 (Some(meant), _) => format!("did you mean \"{meant}\"?"),
                 (None, []) => format!("create plans/{}.toml beside meterd.toml", plan.value),
                 (None, names) => format!(
-                    "create plans/{}.toml, or name one of {}", plan.value, names.join(", ")
+                    "create plans/{}.toml, or name one of {}",
+                    plan.value,
+                    names.join(", ")
                 ),
             };
-            self.problems.error(&plan.place, format!("there is no plan `{}`", plan.value), help);
+            self.problems.error(
+                &plan.place,
+                format!("there is no plan `{}`", plan.value),
+                help,
+            );
         }
     }
 
@@ -177,7 +228,11 @@ impl Across<'_> {
                 self.problems.error(&named.place, message, help);
                 continue;
             };
-            let plan = machine.checked.plan.as_ref().and_then(|name| self.files.plans.get(name));
+            let plan = machine
+                .checked
+                .plan
+                .as_ref()
+                .and_then(|name| self.files.plans.get(name));
             if let Some(plan) = plan {
                 fits_account(named, &account.checked, plan, self.problems);
             }
@@ -199,79 +254,106 @@ pub(super) fn fits_account(
     match account.account.currency {
         Some(own) if own != price.currency => problems.error(
             &named.place,
-            format!("the account `{id}` is in {own}, the prices of the plan `{}` in {}", plan.name,
-                price.currency),
-            format!("name an account in {}, or give the plan prices in {own}", price.currency),
+            format!(
+                "the account `{id}` is in {own}, the prices of the plan `{}` in {}",
+                plan.name, price.currency
+            ),
+            format!(
+                "name an account in {}, or give the plan prices in {own}",
+                price.currency
+            ),
         ),
-        None if price.overage.is_some() || price.extra.is_some() => problems.warning(
+        None if collects(price) => problems.warning(
             &named.place,
-            format!("the account `{id}` has no currency, so what the plan `{}` charges moves no \
-                 balance", plan.name),
-            format!("write in that [[account]]: currency = \"{}\"", price.currency),
+            format!(
+                "the account `{id}` has no currency, so what the plan `{}` charges moves no \
+                 balance",
+                plan.name
+            ),
+            format!(
+                "write in that [[account]]: currency = \"{}\"",
+                price.currency
+            ),
         ),
         _ => {}
     }
 }
 
+fn collects(price: &Price) -> bool {
+    let extra = price.extra.map(|extra| extra.collect);
+    price.overage.is_some() || extra.is_some_and(|collect| collect != CollectExtra::None)
+}
+
 /// What a machine sets for itself has a meaning under its plan.
-pub(super) fn fits_plan(machine: &Machine, plan: Option<&Plan>, problems: &Problems) {
-    let Some(plan) = plan else {
-        if let (Some(limit), None) = (&machine.cost_limit, &machine.checked.plan) {
-            problems.warning(
-                &limit.place,
-                "without a plan nothing has a price, so this limit is never reached",
-                "write: plan = \"…\", one with a price of usage",
-            );
-        }
-        return;
-    };
+pub(super) fn fits_plan(machine: &Machine, plan: &Plan, problems: &Problems) {
     if let Some(limit) = &machine.cost_limit {
-        let amount = limit.value;
-        match plan.price.as_ref().map(|price| (price.currency, price.usage)) {
-            Some((currency, _)) if currency != amount.currency => problems.error(
-                &limit.place,
-                format!("this is in {}, the prices of the plan `{}` are in {currency}",
-                    amount.currency, plan.name),
-                format!("write: cost-limit = \"{} {currency}\"", amount.amount),
-            ),
-            Some((_, Some(_))) => {}
-            _ => problems.error(
-                &limit.place,
-                format!("the plan `{}` has no price of usage: nothing ever costs anything",
-                    plan.name),
-                format!("remove this limit, or write in plans/{}.toml under [price]: \
-                    usage = {{ per = \"1 GB\", price = \"0.02\" }}", plan.name),
-            ),
-        }
+        cost_limit_fits(limit, plan, problems);
     }
     if let (Some(place), PeriodStart::Day(day)) = (&machine.renewal_day, plan.starts) {
+        let day = day.get();
         problems.warning(
             place,
-            format!("the plan `{}` starts on day {} for everybody, whatever this says", plan.name,
-                day.get()),
+            format!(
+                "the plan `{}` starts on day {day} for everybody, whatever this says",
+                plan.name
+            ),
             "remove it, or write in the plan: period = { starts = \"renewal-day\" }",
         );
     }
     if machine.checked.allowance == Some(Allowance::Unlimited) && plan.daily.is_some() {
+        let plan = &plan.name;
         problems.warning(
             &machine.id,
-            format!("an unlimited allowance is not granted day by day, as the plan `{}` asks",
-                plan.name),
+            format!("an unlimited allowance is not granted day by day, as the plan `{plan}` asks"),
             "give this machine a volume, or a plan without `daily`",
+        );
+    }
+}
+
+fn cost_limit_fits(limit: &Located<Money>, plan: &Plan, problems: &Problems) {
+    let (amount, own) = (limit.value.amount, limit.value.currency);
+    let name = &plan.name;
+    let price = plan.price.as_ref();
+    if let Some(currency) = price.map(|price| price.currency)
+        && currency != own
+    {
+        problems.error(
+            &limit.place,
+            format!("this is in {own}, the prices of the plan `{name}` are in {currency}"),
+            format!("write: cost-limit = \"{amount} {currency}\""),
+        );
+    }
+    if price.is_none_or(|price| price.usage.is_none()) {
+        problems.error(
+            &limit.place,
+            format!("the plan `{name}` has no price of usage: nothing ever costs anything"),
+            format!(
+                "remove this limit, or write in plans/{name}.toml under [price]: \
+                 usage = {{ per = \"1 GB\", price = \"0.02\" }}"
+            ),
         );
     }
 }
 
 /// The configuration that files without errors make.
 pub(super) fn config(files: Files) -> Config {
-    let Files { node, machines, accounts, plans, .. } = files;
+    let Files {
+        node,
+        machines,
+        accounts,
+        plans,
+        ..
+    } = files;
     let (mut config, patterns, mut all_machines, mut all_accounts) = match node {
         Some(node) => (node.settings, node.patterns, node.machines, node.accounts),
         None => (Config::default(), Vec::new(), Vec::new(), Vec::new()),
     };
     all_machines.extend(machines);
     all_accounts.extend(accounts);
-    config.machines = all_machines.into_iter().map(|machine| machine.checked).collect();
+    config.machines = all_machines
+        .into_iter()
+        .map(|machine| machine.checked)
+        .collect();
     config.accounts = all_accounts
         .into_iter()
         .map(|account| (account.checked.account.id.clone(), account.checked))

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use super::{
     diagnostic::quoted,
     kinds::{EMAIL, PATH, TEXT},
+    problem::Located,
     quantity::Wrong,
-    table::{Kind, Located, Table},
+    table::{Kind, Table},
 };
 
 /// A mail server.
@@ -48,9 +49,27 @@ pub struct Webhook {
 
 /// The events that a webhook can ask for.
 const EVENTS: &[&str] = &[
-    "period-started", "notice", "flagged", "unflagged", "throttled", "capped", "suspended",
-    "restored", "charged", "invoiced", "paid", "overdue", "topped-up", "refused", "changed",
-    "lifted", "override-ended", "balance", "held-back", "confirmed", "cancelled",
+    "period-started",
+    "notice",
+    "flagged",
+    "unflagged",
+    "throttled",
+    "capped",
+    "suspended",
+    "restored",
+    "charged",
+    "invoiced",
+    "paid",
+    "overdue",
+    "topped-up",
+    "refused",
+    "changed",
+    "lifted",
+    "override-ended",
+    "balance",
+    "held-back",
+    "confirmed",
+    "cancelled",
 ];
 
 struct Url {
@@ -62,18 +81,23 @@ struct Url {
 /// `scheme://host[:port][/path]`, without a login in it.
 fn url(text: &str, example: &str) -> Result<Url, Wrong> {
     let wrong = |why: &str| Wrong::new(format!("{} {why}", quoted(text)), example);
-    let (scheme, rest) =
-        text.split_once("://").ok_or_else(|| wrong("is not a URL: it has no `://`"))?;
+    let (scheme, rest) = text
+        .split_once("://")
+        .ok_or_else(|| wrong("is not a URL: it has no `://`"))?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.contains('@') {
-        return Err(wrong("holds a login; logins have keys and files of their own"));
+        return Err(wrong(
+            "holds a login; logins have keys and files of their own",
+        ));
     }
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(wrong("holds blanks"));
     }
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => {
-            let port = port.parse().map_err(|_| wrong("has a port that is no port"))?;
+            let port = port
+                .parse()
+                .map_err(|_| wrong("has a port that is no port"))?;
             (host, Some(port))
         }
         _ => (authority, None),
@@ -81,12 +105,19 @@ fn url(text: &str, example: &str) -> Result<Url, Wrong> {
     if host.is_empty() {
         return Err(wrong("names no host"));
     }
-    Ok(Url { scheme: scheme.to_owned(), host: host.to_owned(), port })
+    Ok(Url {
+        scheme: scheme.to_owned(),
+        host: host.to_owned(),
+        port,
+    })
 }
 
 fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    host == "localhost"
+        || address
+            .parse()
+            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 const SMTP_URL: Kind<(SmtpSecurity, String, u16)> = Kind {
@@ -107,7 +138,10 @@ const SMTP_URL: Kind<(SmtpSecurity, String, u16)> = Kind {
         };
         if security == SmtpSecurity::Plain && !is_loopback(&host) {
             return Err(Wrong::new(
-                format!("mail to {} would cross a network in the clear", quoted(&host)),
+                format!(
+                    "mail to {} would cross a network in the clear",
+                    quoted(&host)
+                ),
                 format!("smtp://{host}:{}", port.unwrap_or(587)),
             ));
         }
@@ -137,8 +171,15 @@ const EVENT: Kind<String> = Kind {
         if EVENTS.contains(&text) {
             return Ok(text.to_owned());
         }
-        let message = format!("{} is no event; it is one of {}", quoted(text), EVENTS.join(", "));
-        Err(Wrong::new(message, super::table::nearest(text, EVENTS).unwrap_or("notice")))
+        let message = format!(
+            "{} is no event; it is one of {}",
+            quoted(text),
+            EVENTS.join(", ")
+        );
+        Err(Wrong::new(
+            message,
+            super::table::nearest(text, EVENTS).unwrap_or("notice"),
+        ))
     },
 };
 
@@ -164,7 +205,13 @@ pub(super) fn smtp(table: Table<'_>, directory: &Path) -> Option<Smtp> {
     let (security, host, port) = server?.value;
     let password_file = password_file.map(|file| directory.join(file.value));
     let login = user.map(|user| user.value).zip(password_file);
-    Some(Smtp { security, host, port, from: from?.value, login })
+    Some(Smtp {
+        security,
+        host,
+        port,
+        from: from?.value,
+        login,
+    })
 }
 
 /// Reads one `[[webhook]]`.
@@ -179,8 +226,8 @@ pub(super) fn webhook(table: Table<'_>, directory: &Path) -> Option<Webhook> {
         );
     }
     let events: Vec<Located<String>> = table.list("events", &EVENT);
-    if table.has("events") && events.is_empty() {
-        table.problems.warning(
+    if table.is_empty_list("events") {
+        table.problems.error(
             &table.place_of("events"),
             "no event at all goes to this webhook",
             "leave `events` out for every event, or name some: events = [\"notice\"]",
@@ -203,18 +250,36 @@ mod tests {
         let read = |text| (SMTP_URL.parse)(text);
         let host = |host: &str| host.to_owned();
         for (text, expected) in [
-            ("smtps://mail.example.com:465", (SmtpSecurity::Tls, host("mail.example.com"), 465)),
-            ("smtp://mail.example.com", (SmtpSecurity::StartTls, host("mail.example.com"), 587)),
-            ("smtp+plain://127.0.0.1:2525", (SmtpSecurity::Plain, host("127.0.0.1"), 2525)),
-            ("smtp+plain://[::1]", (SmtpSecurity::Plain, host("[::1]"), 25)),
+            (
+                "smtps://mail.example.com:465",
+                (SmtpSecurity::Tls, host("mail.example.com"), 465),
+            ),
+            (
+                "smtp://mail.example.com",
+                (SmtpSecurity::StartTls, host("mail.example.com"), 587),
+            ),
+            (
+                "smtp+plain://127.0.0.1:2525",
+                (SmtpSecurity::Plain, host("127.0.0.1"), 2525),
+            ),
+            (
+                "smtp+plain://[::1]",
+                (SmtpSecurity::Plain, host("[::1]"), 25),
+            ),
         ] {
             assert_eq!(read(text), Ok(expected), "{text}");
         }
         for (text, instead) in [
-            ("smtp+plain://mail.example.com", "smtp://mail.example.com:587"),
+            (
+                "smtp+plain://mail.example.com",
+                "smtp://mail.example.com:587",
+            ),
             ("mail.example.com", "smtps://mail.example.com:465"),
             ("imap://mail.example.com", "smtps://mail.example.com:465"),
-            ("smtp://user:secret@mail.example.com", "smtps://mail.example.com:465"),
+            (
+                "smtp://user:secret@mail.example.com",
+                "smtps://mail.example.com:465",
+            ),
             ("smtp://mail:port", "smtps://mail.example.com:465"),
             ("smtp://:25", "smtps://mail.example.com:465"),
         ] {

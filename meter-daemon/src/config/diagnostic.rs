@@ -112,7 +112,9 @@ impl Diagnostics {
     /// How many of them stop the configuration from being taken.
     #[must_use]
     pub fn errors(&self) -> usize {
-        self.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
+        self.iter()
+            .filter(|diagnostic| diagnostic.severity == Severity::Error)
+            .count()
     }
 
     /// As people read them: each with file, line, column, the offending text underlined,
@@ -226,6 +228,9 @@ fn on_characters(text: &str, span: Range<usize>) -> Range<usize> {
 /// characters, not endless.
 pub(super) fn quoted(text: &str) -> String {
     const LONGEST: usize = 60;
+    if text.is_empty() {
+        return "\"\"".to_owned();
+    }
     let mut shown: String = text
         .chars()
         .take(LONGEST)
@@ -270,8 +275,8 @@ mod tests {
 
     #[test]
     fn a_place_within_a_character_or_beyond_the_text_is_still_shown() {
-        for span in [0..usize::MAX, 6..7, 7..6, 500..600] {
-            let shown = found(Some(span)).to_string();
+        for (start, end) in [(0, usize::MAX), (6, 7), (7, 6), (500, 600)] {
+            let shown = found(Some(Range { start, end })).to_string();
             assert!(shown.contains("a.toml:"), "{shown}");
         }
     }

@@ -15,13 +15,27 @@ impl Config {
         let mut told = Vec::new();
         self.settings(new, &mut told);
         let plans = |config: &Self| -> BTreeMap<_, _> {
-            config.plans.iter().map(|(name, plan)| (name.clone(), Plan::clone(plan))).collect()
+            config
+                .plans
+                .iter()
+                .map(|(name, plan)| (name.clone(), Plan::clone(plan)))
+                .collect()
         };
         compare("plan", &plans(self), &plans(new), plan, &mut told);
         let machines = |config: &Self| -> BTreeMap<MachineId, ConfiguredMachine> {
-            config.machines.iter().map(|machine| (machine.id.clone(), machine.clone())).collect()
+            config
+                .machines
+                .iter()
+                .map(|machine| (machine.id.clone(), machine.clone()))
+                .collect()
         };
-        compare("machine", &machines(self), &machines(new), machine, &mut told);
+        compare(
+            "machine",
+            &machines(self),
+            &machines(new),
+            machine,
+            &mut told,
+        );
         compare("account", &self.accounts, &new.accounts, account, &mut told);
         told
     }
@@ -30,28 +44,46 @@ impl Config {
         let mut changes = Changes::default();
         let shown = |path: &Path| path.display().to_string();
         for (key, old, new) in [
-            ("state-directory", &self.state_directory, &new.state_directory),
-            ("runtime-directory", &self.runtime_directory, &new.runtime_directory),
+            (
+                "state-directory",
+                &self.state_directory,
+                &new.state_directory,
+            ),
+            (
+                "runtime-directory",
+                &self.runtime_directory,
+                &new.runtime_directory,
+            ),
             ("pin-directory", &self.pin_directory, &new.pin_directory),
         ] {
             changes.at_start(key, &shown(old), &shown(new));
         }
         changes.at_start("max-interfaces", &self.max_interfaces, &new.max_interfaces);
         changes.at_start("attach", &word(&self.attach), &word(&new.attach));
-        changes.note("poll-interval", &self.poll_interval, &new.poll_interval, |interval| {
-            format!("{interval:?}")
-        });
+        changes.note(
+            "poll-interval",
+            &self.poll_interval,
+            &new.poll_interval,
+            |interval| format!("{interval:?}"),
+        );
         changes.note("time-zone", &self.time_zone, &new.time_zone, zone);
         changes.note("count-bytes", &self.count_bytes, &new.count_bytes, word);
         changes.note("dry-run", &self.dry_run, &new.dry_run, bool::to_string);
         changes.note("exempt", &self.exempt, &new.exempt, |list| list_of(list));
-        changes.note("metrics.listen", &self.metrics_listen, &new.metrics_listen, |listen| {
-            listen.map_or("off".to_owned(), |listen| listen.to_string())
-        });
+        changes.note(
+            "metrics.listen",
+            &self.metrics_listen,
+            &new.metrics_listen,
+            |listen| listen.map_or("off".to_owned(), |listen| listen.to_string()),
+        );
         changes.some("[[discover]]", &self.discover, &new.discover);
         changes.some("[smtp]", &self.smtp, &new.smtp);
         changes.some("[[webhook]]", &self.webhooks, &new.webhooks);
-        changes.some("[circuit-breaker]", &self.circuit_breaker, &new.circuit_breaker);
+        changes.some(
+            "[circuit-breaker]",
+            &self.circuit_breaker,
+            &new.circuit_breaker,
+        );
         changes.some("[retention]", &self.retention, &new.retention);
         told.append(&mut changes.0);
     }
@@ -64,14 +96,17 @@ struct Changes(Vec<String>);
 impl Changes {
     fn note<T: PartialEq>(&mut self, key: &str, old: &T, new: &T, show: impl Fn(&T) -> String) {
         if old != new {
-            self.0.push(format!("{key}: {} -> {}", show(old), show(new)));
+            self.0
+                .push(format!("{key}: {} -> {}", show(old), show(new)));
         }
     }
 
     fn at_start<T: PartialEq + ToString>(&mut self, key: &str, old: &T, new: &T) {
         if old != new {
             let (old, new) = (old.to_string(), new.to_string());
-            self.0.push(format!("{key}: {old} -> {new} (from the daemon's next start)"));
+            self.0.push(format!(
+                "{key}: {old} -> {new} (from the daemon's next start)"
+            ));
         }
     }
 
@@ -111,11 +146,22 @@ fn plan(old: &Plan, new: &Plan) -> Changes {
     changes.note("time-zone", &old.time_zone, &new.time_zone, optional(zone));
     changes.note("direction", &old.direction, &new.direction, word);
     changes.note("allowance", &old.allowance, &new.allowance, allowance);
-    changes.note("cost-limit", &old.cost_limit, &new.cost_limit, optional(ToString::to_string));
-    changes.note("daily", &old.daily, &new.daily, optional(|days| format!("{days} days")));
+    changes.note(
+        "cost-limit",
+        &old.cost_limit,
+        &new.cost_limit,
+        optional(ToString::to_string),
+    );
+    changes.note(
+        "daily",
+        &old.daily,
+        &new.daily,
+        optional(|days| format!("{days} days")),
+    );
     changes.note("rollover", &old.rollover, &new.rollover, word);
     changes.some("[price]", &old.price, &new.price);
-    let names = |plan: &Plan| -> Vec<_> { plan.rules.iter().map(|rule| rule.name.clone()).collect() };
+    let names =
+        |plan: &Plan| -> Vec<_> { plan.rules.iter().map(|rule| rule.name.clone()).collect() };
     let (before, after) = (names(old), names(new));
     for gone in before.iter().filter(|name| !after.contains(name)) {
         changes.0.push(format!("without rule `{gone}`"));
@@ -138,28 +184,66 @@ fn machine(old: &ConfiguredMachine, new: &ConfiguredMachine) -> Changes {
     let mut changes = Changes::default();
     changes.note("interfaces", &old.interfaces, &new.interfaces, interfaces);
     changes.note("plan", &old.plan, &new.plan, optional(ToString::to_string));
-    changes.note("account", &old.account, &new.account, optional(ToString::to_string));
-    changes.note("renewal-day", &old.renewal_day, &new.renewal_day, optional(|day| {
-        crate::engine::plan::DayOfMonth::get(*day).to_string()
-    }));
-    changes.note("allowance", &old.allowance, &new.allowance, optional(allowance));
-    changes.note("cost-limit", &old.cost_limit, &new.cost_limit, optional(ToString::to_string));
+    changes.note(
+        "account",
+        &old.account,
+        &new.account,
+        optional(ToString::to_string),
+    );
+    changes.note(
+        "renewal-day",
+        &old.renewal_day,
+        &new.renewal_day,
+        optional(|day| crate::engine::plan::DayOfMonth::get(*day).to_string()),
+    );
+    changes.note(
+        "allowance",
+        &old.allowance,
+        &new.allowance,
+        optional(allowance),
+    );
+    changes.note(
+        "cost-limit",
+        &old.cost_limit,
+        &new.cost_limit,
+        optional(ToString::to_string),
+    );
     let switch = optional(bool::to_string);
-    changes.note("auto-unsuspend", &old.auto_unsuspend, &new.auto_unsuspend, switch);
+    changes.note(
+        "auto-unsuspend",
+        &old.auto_unsuspend,
+        &new.auto_unsuspend,
+        switch,
+    );
     changes.note("time-zone", &old.time_zone, &new.time_zone, optional(zone));
     changes
 }
 
 fn account(old: &ConfiguredAccount, new: &ConfiguredAccount) -> Changes {
     let mut changes = Changes::default();
-    changes.note("primary", &old.primary, &new.primary, optional(ToString::to_string));
+    changes.note(
+        "primary",
+        &old.primary,
+        &new.primary,
+        optional(ToString::to_string),
+    );
     changes.note("admins", &old.admins, &new.admins, |list| list_of(list));
     let (old, new) = (&old.account, &new.account);
-    changes.note("currency", &old.currency, &new.currency, optional(ToString::to_string));
+    changes.note(
+        "currency",
+        &old.currency,
+        &new.currency,
+        optional(ToString::to_string),
+    );
     changes.note("autopay", &old.autopay, &new.autopay, bool::to_string);
     changes.note("pool", &old.pool, &new.pool, optional(ToString::to_string));
     let opening = (&old.opening_balance, &new.opening_balance);
-    changes.note("balance", opening.0, opening.1, optional(ToString::to_string));
+    changes.note(
+        "balance",
+        opening.0,
+        opening.1,
+        optional(ToString::to_string),
+    );
     changes
 }
 
@@ -170,7 +254,11 @@ fn optional<T>(show: impl Fn(&T) -> String) -> impl Fn(&Option<T>) -> String {
 fn list_of(list: &[impl ToString]) -> String {
     match list {
         [] => "none".to_owned(),
-        list => list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        list => list
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
     }
 }
 
@@ -179,7 +267,6 @@ fn word(value: &impl Debug) -> String {
     format!("{value:?}").to_lowercase()
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that `note` calls")]
 fn allowance(allowance: &Allowance) -> String {
     match allowance {
         Allowance::Limited(volume) => volume.to_string(),
@@ -188,7 +275,9 @@ fn allowance(allowance: &Allowance) -> String {
 }
 
 fn zone(zone: &jiff::tz::TimeZone) -> String {
-    zone.iana_name().unwrap_or("a zone without a name").to_owned()
+    zone.iana_name()
+        .unwrap_or("a zone without a name")
+        .to_owned()
 }
 
 fn interfaces(interfaces: &InterfaceMatch) -> String {

@@ -59,14 +59,20 @@ impl Discover {
     /// What stands where neither machines nor patterns are configured: every tap and veth is
     /// a machine of its own, metered and without a plan.
     pub(super) fn everything() -> Option<Self> {
-        Some(Self { interface: Regex::new("").ok()?, plan: None })
+        Some(Self {
+            interface: Regex::new("").ok()?,
+            plan: None,
+        })
     }
 
     fn claim(&self, name: &str) -> Option<Claim> {
         let found = self.interface.captures(name)?;
         let id = found.name("machine").map_or(name, |group| group.as_str());
         let id = if id.is_empty() { name } else { id };
-        Some(Claim { machine: as_id(id), plan: self.plan.clone() })
+        Some(Claim {
+            machine: as_id(id),
+            plan: self.plan.clone(),
+        })
     }
 }
 
@@ -126,14 +132,22 @@ impl Claims {
     pub(super) fn of(machines: &[ConfiguredMachine]) -> Self {
         let mut claims = Self::default();
         for machine in machines {
-            let claim = Claim { machine: machine.id.clone(), plan: machine.plan.clone() };
-            claims.plans.insert(machine.id.clone(), machine.plan.clone());
+            let claim = Claim {
+                machine: machine.id.clone(),
+                plan: machine.plan.clone(),
+            };
+            claims
+                .plans
+                .insert(machine.id.clone(), machine.plan.clone());
             match &machine.interfaces {
                 InterfaceMatch::Names(names) => {
-                    claims.names.extend(names.iter().map(|name| (name.clone(), claim.clone())));
+                    claims
+                        .names
+                        .extend(names.iter().map(|name| (name.clone(), claim.clone())));
                 }
                 InterfaceMatch::Macs(macs) => claims.macs.extend(
-                    macs.iter().map(|mac| (Mac(*mac).tail(), (Mac(*mac), claim.clone()))),
+                    macs.iter()
+                        .map(|mac| (Mac(*mac).tail(), (Mac(*mac), claim.clone()))),
                 ),
             }
         }
@@ -154,8 +168,13 @@ impl Claims {
         if link.kind == LinkKind::Other {
             return None;
         }
-        let claim = patterns.iter().find_map(|pattern| pattern.claim(&link.name))?;
+        let claim = patterns
+            .iter()
+            .find_map(|pattern| pattern.claim(&link.name))?;
         let own = self.plans.get(&claim.machine).cloned().flatten();
-        Some(Claim { plan: own.or(claim.plan), machine: claim.machine })
+        Some(Claim {
+            plan: own.or(claim.plan),
+            machine: claim.machine,
+        })
     }
 }

@@ -19,22 +19,46 @@ use crate::engine::{
     units::{AccountId, BitsPerSecond, Bytes, Currency, MachineId, Money, PlanName},
 };
 
-pub(super) const VOLUME: Kind<Bytes> =
-    Kind { what: "a volume", example: "1 TB", parse: quantity::volume };
-pub(super) const ALLOWANCE: Kind<Allowance> =
-    Kind { what: "an allowance", example: "1 TB", parse: quantity::allowance };
-pub(super) const RATE: Kind<BitsPerSecond> =
-    Kind { what: "a rate", example: "64 kbit/s", parse: quantity::rate };
-pub(super) const CIVIL_DAYS: Kind<u32> =
-    Kind { what: "a number of days", example: "5d", parse: quantity::civil_days };
-pub(super) const PERCENT: Kind<Percent> =
-    Kind { what: "a percentage", example: "20%", parse: quantity::percent };
-pub(super) const PRICE: Kind<Decimal> =
-    Kind { what: "a price", example: "0.02", parse: quantity::price };
-pub(super) const MONEY: Kind<Money> =
-    Kind { what: "an amount of money", example: "10 USD", parse: quantity::money };
-pub(super) const BALANCE: Kind<Money> =
-    Kind { what: "a balance", example: "50 EUR", parse: quantity::balance };
+pub(super) const VOLUME: Kind<Bytes> = Kind {
+    what: "a volume",
+    example: "1 TB",
+    parse: quantity::volume,
+};
+pub(super) const ALLOWANCE: Kind<Allowance> = Kind {
+    what: "an allowance",
+    example: "1 TB",
+    parse: quantity::allowance,
+};
+pub(super) const RATE: Kind<BitsPerSecond> = Kind {
+    what: "a rate",
+    example: "64 kbit/s",
+    parse: quantity::rate,
+};
+pub(super) const CIVIL_DAYS: Kind<u32> = Kind {
+    what: "a number of days",
+    example: "5d",
+    parse: quantity::civil_days,
+};
+pub(super) const PERCENT: Kind<Percent> = Kind {
+    what: "a percentage",
+    example: "20%",
+    parse: quantity::percent,
+};
+pub(super) const PRICE: Kind<Decimal> = Kind {
+    what: "a price",
+    example: "0.02",
+    parse: quantity::price,
+};
+pub(super) const MONEY: Kind<Money> = Kind {
+    what: "an amount of money",
+    example: "10 USD",
+    parse: quantity::money,
+};
+pub(super) const BALANCE: Kind<Money> = Kind {
+    what: "a balance",
+    example: "50 EUR",
+    parse: quantity::balance,
+};
 
 /// A duration, whose text a rule's name repeats.
 pub(super) const DURATION: Kind<(SignedDuration, String)> = Kind {
@@ -100,34 +124,52 @@ pub(super) const CURRENCY: Kind<Currency> = Kind {
     },
 };
 
-pub(super) const TIME_ZONE: Kind<TimeZone> =
-    Kind { what: "a time zone", example: "Europe/Vienna", parse: time_zone };
+pub(super) const TIME_ZONE: Kind<TimeZone> = Kind {
+    what: "a time zone",
+    example: "Europe/Vienna",
+    parse: time_zone,
+};
 
 fn time_zone(text: &str) -> Result<TimeZone, Wrong> {
     if let Ok(zone) = TimeZone::get(text) {
         return Ok(zone);
     }
-    let names: Vec<String> = jiff::tz::db().available().map(|name| name.to_string()).collect();
+    let names: Vec<String> = jiff::tz::db()
+        .available()
+        .map(|name| name.to_string())
+        .collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let city = |name: &&&str| {
-        name.rsplit_once('/').is_some_and(|(_, city)| city.eq_ignore_ascii_case(text.trim()))
+        name.rsplit_once('/')
+            .is_some_and(|(_, city)| city.eq_ignore_ascii_case(text.trim()))
     };
-    let meant = names.iter().find(city).copied().or_else(|| nearest(text, &names));
+    let meant = names
+        .iter()
+        .find(city)
+        .copied()
+        .or_else(|| nearest(text, &names));
     Err(Wrong::new(
         format!("{} is not a time zone of the tz database", quoted(text)),
         meant.unwrap_or("Europe/Vienna"),
     ))
 }
 
-pub(super) const PREFIX: Kind<IpNet> =
-    Kind { what: "an address prefix", example: "10.0.0.0/8", parse: prefix };
+pub(super) const PREFIX: Kind<IpNet> = Kind {
+    what: "an address prefix",
+    example: "10.0.0.0/8",
+    parse: prefix,
+};
 
 fn prefix(text: &str) -> Result<IpNet, Wrong> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.into());
     }
-    let wrong =
-        || Wrong::new(format!("{} is not an address prefix", quoted(text)), "10.0.0.0/8");
+    let wrong = || {
+        Wrong::new(
+            format!("{} is not an address prefix", quoted(text)),
+            "10.0.0.0/8",
+        )
+    };
     let net: IpNet = text.parse().map_err(|_| wrong())?;
     if net.trunc() == net {
         return Ok(net);
@@ -148,13 +190,18 @@ pub(super) const LISTEN: Kind<Option<SocketAddr>> = Kind {
             return Ok(None);
         }
         text.parse().map(Some).map_err(|_| {
-            let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            let port = text
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse::<u16>().ok());
             let instead = match (text.parse::<IpAddr>(), port) {
                 (Ok(address), _) => SocketAddr::new(address, 9750).to_string(),
                 (Err(_), Some(port)) if text.starts_with('*') => format!("0.0.0.0:{port}"),
                 (Err(_), port) => format!("127.0.0.1:{}", port.unwrap_or(9750)),
             };
-            Wrong::new(format!("{} is not an IP address with a port", quoted(text)), instead)
+            Wrong::new(
+                format!("{} is not an IP address with a port", quoted(text)),
+                instead,
+            )
         })
     },
 };
@@ -180,8 +227,11 @@ pub(super) const ACCOUNT: Kind<AccountId> = Kind {
     example: "acme",
     parse: |text| id(text, "an account's id").map(AccountId::from),
 };
-pub(super) const PLAN: Kind<PlanName> =
-    Kind { what: "a plan's name", example: "edis", parse: |text| plan_name(text) };
+pub(super) const PLAN: Kind<PlanName> = Kind {
+    what: "a plan's name",
+    example: "edis",
+    parse: |text| plan_name(text),
+};
 
 const LONGEST_ID: usize = 128;
 
@@ -194,11 +244,22 @@ fn id<'a>(text: &'a str, what: &str) -> Result<&'a str, Wrong> {
     if !only_dots && text.len() <= LONGEST_ID && text.chars().all(in_ids) {
         return Ok(text);
     }
-    let fit: String = text.trim().chars().map(|c| if in_ids(c) { c } else { '-' }).collect();
+    let fit: String = text
+        .trim()
+        .chars()
+        .map(|c| if in_ids(c) { c } else { '-' })
+        .collect();
     let fit = fit.get(..fit.len().min(LONGEST_ID)).unwrap_or_default();
-    let fit = if fit.bytes().all(|b| b == b'.') { "web1" } else { fit };
+    let fit = if fit.bytes().all(|b| b == b'.') {
+        "web1"
+    } else {
+        fit
+    };
     let rule = "letters, digits and . _ : -, at most 128, since it stands in URLs and metrics";
-    Err(Wrong::new(format!("{} cannot be {what}: {rule}", quoted(text)), fit))
+    Err(Wrong::new(
+        format!("{} cannot be {what}: {rule}", quoted(text)),
+        fit,
+    ))
 }
 
 /// A plan's name is its file's; it stands in URLs, metrics and rules.
@@ -207,11 +268,21 @@ pub(super) fn plan_name(text: &str) -> Result<PlanName, Wrong> {
     if !text.is_empty() && text.len() <= 64 && text.chars().all(fits) && !text.starts_with('.') {
         return Ok(text.into());
     }
-    let fit: String = text.trim().chars().map(|c| if fits(c) { c } else { '-' }).collect();
+    let fit: String = text
+        .trim()
+        .chars()
+        .map(|c| if fits(c) { c } else { '-' })
+        .collect();
     let fit = fit.trim_start_matches('.');
-    let fit = fit.get(..fit.len().min(64)).filter(|fit| !fit.is_empty()).unwrap_or("edis");
+    let fit = fit
+        .get(..fit.len().min(64))
+        .filter(|fit| !fit.is_empty())
+        .unwrap_or("edis");
     let rule = "letters, digits and . _ -, at most 64";
-    Err(Wrong::new(format!("{} cannot be a plan's name: {rule}", quoted(text)), fit))
+    Err(Wrong::new(
+        format!("{} cannot be a plan's name: {rule}", quoted(text)),
+        fit,
+    ))
 }
 
 pub(super) const INTERFACE: Kind<String> = Kind {
@@ -220,7 +291,10 @@ pub(super) const INTERFACE: Kind<String> = Kind {
     parse: |text| {
         // What the kernel's dev_valid_name() takes.
         let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0';
-        if !text.is_empty() && text.len() <= 15 && !text.contains(odd) && !matches!(text, "." | "..")
+        if !text.is_empty()
+            && text.len() <= 15
+            && !text.contains(odd)
+            && !matches!(text, "." | "..")
         {
             return Ok(text.to_owned());
         }
@@ -230,13 +304,19 @@ pub(super) const INTERFACE: Kind<String> = Kind {
     },
 };
 
-pub(super) const MAC: Kind<Mac> =
-    Kind { what: "a MAC address", example: "52:54:00:12:34:56", parse: mac };
+pub(super) const MAC: Kind<Mac> = Kind {
+    what: "a MAC address",
+    example: "52:54:00:12:34:56",
+    parse: mac,
+};
 
 fn mac(text: &str) -> Result<Mac, Wrong> {
     let text = text.trim();
     let wrong = |why: &str, instead: &str| {
-        Err(Wrong::new(format!("{} is not a guest's MAC address: {why}", quoted(text)), instead))
+        Err(Wrong::new(
+            format!("{} is not a guest's MAC address: {why}", quoted(text)),
+            instead,
+        ))
     };
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     let mut address = [0; 6];
@@ -248,9 +328,16 @@ fn mac(text: &str) -> Result<Mac, Wrong> {
         }
     }
     let written = Mac(address);
-    let separators = text.chars().filter(|c| !c.is_ascii_hexdigit()).all(|c| c == ':');
+    let separators = text
+        .chars()
+        .filter(|c| !c.is_ascii_hexdigit())
+        .all(|c| c == ':');
     if digits.len() != 12 || !separators || !text.eq_ignore_ascii_case(&written.to_string()) {
-        let instead = if digits.len() == 12 { written.to_string() } else { MAC.example.into() };
+        let instead = if digits.len() == 12 {
+            written.to_string()
+        } else {
+            MAC.example.into()
+        };
         return wrong("six pairs of hex digits with colons between", &instead);
     }
     if address == [0; 6] || address[0] & 1 == 1 {
@@ -263,16 +350,25 @@ pub(super) const PATTERN: Kind<Regex> = Kind {
     what: "a pattern for interface names",
     example: r"^tap(?<machine>\d+)i\d+$",
     parse: |text| {
-        let pattern = regex::RegexBuilder::new(text).size_limit(1 << 20).build().map_err(|why| {
-            let why = why.to_string();
-            let last = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            Wrong::new(format!("this pattern is broken: {last}"), PATTERN.example)
-        })?;
+        let pattern = regex::RegexBuilder::new(text)
+            .size_limit(1 << 20)
+            .build()
+            .map_err(|why| {
+                let why = why.to_string();
+                let last = why
+                    .lines()
+                    .last()
+                    .unwrap_or_default()
+                    .trim_start_matches("error: ");
+                Wrong::new(format!("this pattern is broken: {last}"), PATTERN.example)
+            })?;
         let named: Vec<&str> = pattern.capture_names().flatten().collect();
         match named.first() {
             Some(other) if !named.contains(&"machine") => Err(Wrong::new(
-                format!("no group is called `machine`, which makes the id; one is called {}",
-                    quoted(other)),
+                format!(
+                    "no group is called `machine`, which makes the id; one is called {}",
+                    quoted(other)
+                ),
                 text.replacen(&format!("<{other}>"), "<machine>", 1),
             )),
             _ => Ok(pattern),
@@ -307,7 +403,10 @@ pub(super) const TEXT: Kind<String> = Kind {
     what: "a text",
     example: "traffic",
     parse: |text| match text.is_empty() || text.contains(char::is_control) {
-        true => Err(Wrong::new("this text is empty or has control characters", "traffic")),
+        true => Err(Wrong::new(
+            "this text is empty or has control characters",
+            "traffic",
+        )),
         false => Ok(text.to_owned()),
     },
 };

@@ -4,7 +4,6 @@
 use std::{
     fs, io,
     io::Read as _,
-    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,10 +13,11 @@ use toml::de::DeTable;
 use super::{
     Config, Diagnostic, Diagnostics, Severity,
     check::{self, Files},
-    diagnostic::quoted,
     kinds::plan_name,
     machine, node, plan,
-    table::{Place, Problem, Problems, Table},
+    problem::{Place, Problem, Problems},
+    syntax,
+    table::Table,
 };
 
 /// No configuration is larger; a file that is was named by mistake.
@@ -48,13 +48,20 @@ pub(super) struct Unreadable {
 
 impl Unreadable {
     fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { message: message.into(), help: help.into() }
+        Self {
+            message: message.into(),
+            help: help.into(),
+        }
     }
 }
 
 impl Source {
     pub(super) fn read(path: &Path, role: Role) -> Self {
-        Self { path: path.to_owned(), role, text: read_text(path, role) }
+        Self {
+            path: path.to_owned(),
+            role,
+            text: read_text(path, role),
+        }
     }
 
     /// A file's name without `.toml`.
@@ -78,12 +85,20 @@ fn read_text(path: &Path, role: Role) -> Result<Arc<str>, Unreadable> {
         Unreadable::new(format!("cannot read this file: {error}"), help)
     };
     // A pipe or a device would block or never end.
-    if !fs::metadata(path).map_err(|error| failed(&error))?.is_file() {
-        return Err(Unreadable::new("this is not a regular file", "put a TOML file there"));
+    if !fs::metadata(path)
+        .map_err(|error| failed(&error))?
+        .is_file()
+    {
+        return Err(Unreadable::new(
+            "this is not a regular file",
+            "put a TOML file there",
+        ));
     }
     let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(|error| failed(&error))?;
-    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+    file.take(LARGEST_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| failed(&error))?;
     check_size(u64::try_from(bytes.len()).unwrap_or(u64::MAX))?;
     String::from_utf8(bytes).map(Arc::from).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
@@ -112,7 +127,10 @@ fn folder(main: &Path, name: &str, role: Role) -> Vec<Source> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
             let message = format!("cannot list this folder: {error}");
-            let text = Err(Unreadable::new(message, "make it a folder that can be read"));
+            let text = Err(Unreadable::new(
+                message,
+                "make it a folder that can be read",
+            ));
             vec![Source { path, role, text }]
         }
     }
@@ -122,7 +140,11 @@ fn folder(main: &Path, name: &str, role: Role) -> Vec<Source> {
 pub(super) fn toml_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     // An empty path is the folder that the program runs in.
-    let listed = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let listed = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
     for entry in fs::read_dir(listed)? {
         let name = entry?.file_name();
         let shown = name.to_string_lossy();
@@ -156,7 +178,10 @@ impl Config {
         let sources: Vec<Source> = files
             .iter()
             .map(|(path, text)| {
-                let folder = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+                let folder = path
+                    .parent()
+                    .and_then(Path::file_name)
+                    .and_then(|name| name.to_str());
                 let role = match folder {
                     Some("plans") => Role::Plan,
                     Some("machines") => Role::Machines,
@@ -164,7 +189,11 @@ impl Config {
                 };
                 let size = u64::try_from(text.len()).unwrap_or(u64::MAX);
                 let text = check_size(size).map(|()| Arc::from(text.as_str()));
-                Source { path: path.clone(), role, text }
+                Source {
+                    path: path.clone(),
+                    role,
+                    text,
+                }
             })
             .collect();
         Self::from_sources(&sources)
@@ -197,7 +226,11 @@ pub(super) fn gather(path: &Path) -> Vec<Source> {
 
 /// A secret that is not there stops no metering, but what it is for will not work.
 fn missing_secrets(config: &Config) -> Diagnostics {
-    let password = config.smtp.iter().filter_map(|smtp| smtp.login.as_ref()).map(|(_, file)| file);
+    let password = config
+        .smtp
+        .iter()
+        .filter_map(|smtp| smtp.login.as_ref())
+        .map(|(_, file)| file);
     let secrets = password.chain(config.webhooks.iter().map(|webhook| &webhook.secret_file));
     let mut missing = Diagnostics::default();
     for file in secrets {
@@ -247,83 +280,54 @@ pub(super) fn read(sources: &[Source], problems: &Problems) -> Files {
         let within = Problems::default();
         let top = |title, keys| Table::top(&within, file, title, keys, table.get_ref());
         match source.role {
-            Role::Main => files.node = Some(node::read(
-                top("meterd.toml", node::KEYS),
-                source.path.parent().unwrap_or(Path::new("")),
-            )),
+            Role::Main => {
+                let directory = source.path.parent().unwrap_or(Path::new(""));
+                files.node = Some(node::read(top("meterd.toml", node::KEYS), directory));
+            }
             Role::Plan => {
-                files.plans.insert(name.clone(), plan::read(top("a plan", plan::KEYS), name));
+                files
+                    .plans
+                    .insert(name.clone(), plan::read(top("a plan", plan::KEYS), name));
             }
             Role::Machines => {
-                let (machines, accounts) =
-                    machine::file(top("a file of machines", machine::KEYS));
+                let (machines, accounts) = machine::file(top("a file of machines", machine::KEYS));
                 files.machines.extend(machines);
                 files.accounts.extend(accounts);
             }
         }
-        drop_doubtful(&within, &errors);
-        for error in errors {
-            note_syntax(&within, file, text, &error);
-        }
+        syntax::note(&within, file, text, &errors);
         problems.absorb(within);
     }
     files
 }
 
-/// After a syntax error the parser guesses; problems that may be born of a guess are not told.
-fn drop_doubtful(problems: &Problems, errors: &[toml::de::Error]) {
-    let structural = |error: &&toml::de::Error| !is_unquoted(error) && !is_double(error);
-    let certain_until = errors.iter().filter(structural).filter_map(|error| error.span());
-    let certain_until = certain_until.map(|span| span.start).min().unwrap_or(usize::MAX);
-    let spans: Vec<Range<usize>> = errors.iter().filter_map(toml::de::Error::span).collect();
-    problems.retain(|problem| {
-        let own = &problem.place.span;
-        let touched = spans.iter().any(|span| span.start <= own.end && own.start <= span.end);
-        !touched && own.start < certain_until && !(problem.absence && !errors.is_empty())
-    });
-}
-
-fn is_unquoted(error: &toml::de::Error) -> bool {
-    error.message().starts_with("string values must be quoted")
-}
-
-fn is_double(error: &toml::de::Error) -> bool {
-    error.message().starts_with("duplicate key")
-}
-
-fn note_syntax(problems: &Problems, file: usize, text: &str, error: &toml::de::Error) {
-    let span = error.span().unwrap_or(0..0);
-    let found = text.get(span.clone()).unwrap_or_default();
-    let place = Place { file, span: span.clone() };
-    if is_double(error) {
-        problems.error(&place, format!("{} is there twice", quoted(found)), "remove one of them");
-        return;
-    }
-    if is_unquoted(error) {
-        let line = text.get(..span.start).and_then(|before| before.lines().last());
-        let before = line.unwrap_or_default().trim_start();
-        let before = if before.ends_with(['=', ' ']) { before } else { "" };
-        let help = format!("write: {before}\"{found}\"");
-        problems.error(&place, format!("{} needs quotes", quoted(found)), help);
-        return;
-    }
-    let (message, expected) = error.message().split_once(", expected ").unwrap_or((
-        error.message(),
-        "something else here; each line is `key = value`, `[table]` or `[[list]]`",
-    ));
-    problems.error(&place, format!("this is not TOML: {message}"), format!("write {expected}"));
-}
-
 /// Problems with the texts they are in, in the order of the files.
 pub(super) fn diagnostics(sources: &[Source], problems: Problems) -> Diagnostics {
     let mut all = Diagnostics::default();
-    for Problem { severity, place, message, help, .. } in problems.into_list() {
+    for Problem {
+        severity,
+        place,
+        message,
+        help,
+        ..
+    } in problems.into_list()
+    {
         let Some(source) = sources.get(place.file) else {
             continue;
         };
         let text = source.text.as_ref().ok().cloned();
-        let span = Some(place.span);
-        all.push(Diagnostic { severity, message, help, file: source.path.clone(), span }, text);
+        // The start of a file stands for all of it.
+        let span = Some(place.span).filter(|span| span.end > 0);
+        all.push(
+            Diagnostic {
+                severity,
+                message,
+                help,
+                file: source.path.clone(),
+                span,
+            },
+            text,
+        );
     }
     all.sort();
     all

@@ -8,7 +8,8 @@ use super::{
         TIME_ZONE, VOLUME,
     },
     plan::day,
-    table::{Located, Place, Table},
+    problem::{Located, Place},
+    table::Table,
 };
 use crate::engine::{
     plan::Account,
@@ -47,9 +48,15 @@ pub(super) fn file(table: Table<'_>) -> (Vec<Machine>, Vec<LocatedAccount>) {
 
 /// Reads the machines and accounts of a file's top.
 pub(super) fn both(table: &Table<'_>) -> (Vec<Machine>, Vec<LocatedAccount>) {
-    let machines = table.tables("machine", "[[machine]]").into_iter().filter_map(machine);
+    let machines = table
+        .tables("machine", "[[machine]]")
+        .into_iter()
+        .filter_map(machine);
     let machines = machines.collect();
-    let accounts = table.tables("account", "[[account]]").into_iter().filter_map(account);
+    let accounts = table
+        .tables("account", "[[account]]")
+        .into_iter()
+        .filter_map(account);
     (machines, accounts.collect())
 }
 
@@ -91,7 +98,14 @@ fn machine(table: Table<'_>) -> Option<Machine> {
         time_zone: time_zone.map(|zone| zone.value),
     };
     Some(Machine {
-        checked, id: id.place, plan, account, names, macs, cost_limit, renewal_day: renewal_place,
+        checked,
+        id: id.place,
+        plan,
+        account,
+        names,
+        macs,
+        cost_limit,
+        renewal_day: renewal_place,
     })
 }
 
@@ -109,7 +123,10 @@ fn account(table: Table<'_>) -> Option<LocatedAccount> {
         let (ours, amount) = (currency.value, balance.value.amount);
         table.problems.error(
             &balance.place,
-            format!("this is in {}, the account's currency is {ours}", balance.value.currency),
+            format!(
+                "this is in {}, the account's currency is {ours}",
+                balance.value.currency
+            ),
             format!("write: balance = \"{amount} {ours}\""),
         );
     }
@@ -132,5 +149,8 @@ fn account(table: Table<'_>) -> Option<LocatedAccount> {
         primary: primary.map(|address| address.value),
         admins: admins.into_iter().map(|address| address.value).collect(),
     };
-    Some(LocatedAccount { checked, id: id.place })
+    Some(LocatedAccount {
+        checked,
+        id: id.place,
+    })
 }

@@ -4,9 +4,9 @@
 //! Every problem of every file is reported at once, with its place and what to write instead;
 //! what comes out has nothing in it that the rest of the program would have to refuse.
 //!
-//! [`table`] reads values with their places; [`kinds`] and [`quantity`] are how strings are
-//! understood; [`node`], [`plan`], [`rule`], [`machine`], [`delivery`] read one part of the
-//! files each; [`check`] looks across all of them.
+//! `table` reads values with their places; `kinds` and `quantity` are how strings are
+//! understood; `node`, `plan`, `rule`, `machine`, `delivery` read one part of the
+//! files each; `check` looks across all of them.
 
 mod check;
 mod delivery;
@@ -18,9 +18,11 @@ mod load;
 mod machine;
 mod node;
 mod plan;
+mod problem;
 pub mod quantity;
 mod rule;
 mod simulation;
+mod syntax;
 mod table;
 
 use std::{
@@ -114,7 +116,10 @@ impl Default for Config {
             plans: BTreeMap::new(),
             smtp: None,
             webhooks: Vec::new(),
-            circuit_breaker: CircuitBreaker { machines: 10, share: Percent(Decimal::from(20)) },
+            circuit_breaker: CircuitBreaker {
+                machines: 10,
+                share: Percent(Decimal::from(20)),
+            },
             retention: Retention {
                 minutes: days(35),
                 hours: days(400),
@@ -229,7 +234,11 @@ impl Config {
     /// The terms of a machine that claims an interface.
     #[must_use]
     pub fn machine(&self, claim: &Claim) -> Machine {
-        match self.machines.iter().find(|machine| machine.id == claim.machine) {
+        match self
+            .machines
+            .iter()
+            .find(|machine| machine.id == claim.machine)
+        {
             Some(configured) => self.configured(configured, claim.plan.as_ref()),
             None => self.discovered(claim.machine.clone(), claim.plan.as_ref()),
         }
@@ -239,10 +248,16 @@ impl Config {
     /// interface. Where a machine's interfaces were found by several patterns, the plan of the
     /// first pattern stands.
     pub fn terms<'a>(&self, claimed: impl Iterator<Item = &'a Claim>) -> Terms {
-        let mut plans: BTreeMap<MachineId, Option<&PlanName>> =
-            self.machines.iter().map(|machine| (machine.id.clone(), None)).collect();
+        let mut plans: BTreeMap<MachineId, Option<&PlanName>> = self
+            .machines
+            .iter()
+            .map(|machine| (machine.id.clone(), None))
+            .collect();
         let rank = |plan: Option<&PlanName>| {
-            let first = self.discover.iter().position(|found| found.plan.as_ref() == plan);
+            let first = self
+                .discover
+                .iter()
+                .position(|found| found.plan.as_ref() == plan);
             (plan.is_none(), first)
         };
         for claim in claimed {
@@ -251,8 +266,11 @@ impl Config {
                 *plan = claim.plan.as_ref();
             }
         }
-        let configured: BTreeMap<_, _> =
-            self.machines.iter().map(|machine| (&machine.id, machine)).collect();
+        let configured: BTreeMap<_, _> = self
+            .machines
+            .iter()
+            .map(|machine| (&machine.id, machine))
+            .collect();
         let machines = plans.into_iter().map(|(id, plan)| {
             let machine = match configured.get(&id) {
                 Some(machine) => self.configured(machine, plan),

@@ -14,16 +14,32 @@ use super::{
     discover::Discover,
     kinds::{DURATION, LISTEN, PATH, PATTERN, PERCENT, PLAN, PREFIX, TIME_ZONE},
     machine::{self, LocatedAccount, Machine},
+    problem::Located,
     quantity::Wrong,
-    table::{Kind, Located, Table},
+    table::{Kind, Table},
 };
 use crate::engine::units::PlanName;
 
 /// The keys of the top of meterd.toml.
 pub(super) const KEYS: &[&str] = &[
-    "state-directory", "runtime-directory", "pin-directory", "poll-interval", "time-zone",
-    "count-bytes", "dry-run", "attach", "max-interfaces", "exempt", "metrics", "discover",
-    "machine", "account", "smtp", "webhook", "circuit-breaker", "retention",
+    "state-directory",
+    "runtime-directory",
+    "pin-directory",
+    "poll-interval",
+    "time-zone",
+    "count-bytes",
+    "dry-run",
+    "attach",
+    "max-interfaces",
+    "exempt",
+    "metrics",
+    "discover",
+    "machine",
+    "account",
+    "smtp",
+    "webhook",
+    "circuit-breaker",
+    "retention",
 ];
 
 /// meterd.toml, with the places that checks across files point at.
@@ -40,7 +56,9 @@ pub(super) struct Node {
 pub(super) fn read(table: Table<'_>, directory: &Path) -> Node {
     let defaults = Config::default();
     let path = |key, default: PathBuf| {
-        table.read(key, &PATH).map_or(default, |path| directory.join(path.value))
+        table
+            .read(key, &PATH)
+            .map_or(default, |path| directory.join(path.value))
     };
     let settings = Config {
         state_directory: path("state-directory", defaults.state_directory),
@@ -51,9 +69,14 @@ pub(super) fn read(table: Table<'_>, directory: &Path) -> Node {
         count_bytes: count_bytes(&table),
         dry_run: table.switch("dry-run").unwrap_or(false),
         attach: attach(&table),
-        max_interfaces: table.integer("max-interfaces", 1..=65_536)
+        max_interfaces: table
+            .integer("max-interfaces", 1..=65_536)
             .unwrap_or(defaults.max_interfaces),
-        exempt: table.list("exempt", &PREFIX).into_iter().map(|prefix| prefix.value).collect(),
+        exempt: table
+            .list("exempt", &PREFIX)
+            .into_iter()
+            .map(|prefix| prefix.value)
+            .collect(),
         metrics_listen: metrics(&table, defaults.metrics_listen),
         smtp: smtp(&table, directory),
         webhooks: webhooks(&table, directory),
@@ -77,7 +100,12 @@ pub(super) fn read(table: Table<'_>, directory: &Path) -> Node {
         .collect();
     let (machines, accounts) = machine::both(&table);
     table.finish();
-    Node { settings, patterns, machines, accounts }
+    Node {
+        settings,
+        patterns,
+        machines,
+        accounts,
+    }
 }
 
 fn read_or<T>(table: &Table<'_>, key: &'static str, kind: &Kind<T>, default: T) -> T {
@@ -102,19 +130,33 @@ fn poll_interval(table: &Table<'_>) -> Option<Duration> {
             }
         },
     };
-    table.read("poll-interval", &INTERVAL).map(|interval| interval.value)
+    table
+        .read("poll-interval", &INTERVAL)
+        .map(|interval| interval.value)
 }
 
 fn count_bytes(table: &Table<'_>) -> CountBytes {
-    let words =
-        [("wire", CountBytes::Wire), ("frame", CountBytes::Frame), ("ip", CountBytes::Ip)];
-    table.word("count-bytes", &words).map(|word| word.value).unwrap_or_default()
+    let words = [
+        ("wire", CountBytes::Wire),
+        ("frame", CountBytes::Frame),
+        ("ip", CountBytes::Ip),
+    ];
+    table
+        .word("count-bytes", &words)
+        .map(|word| word.value)
+        .unwrap_or_default()
 }
 
 fn attach(table: &Table<'_>) -> AttachMode {
-    let words =
-        [("auto", AttachMode::Auto), ("tcx", AttachMode::Tcx), ("clsact", AttachMode::Clsact)];
-    table.word("attach", &words).map(|word| word.value).unwrap_or_default()
+    let words = [
+        ("auto", AttachMode::Auto),
+        ("tcx", AttachMode::Tcx),
+        ("clsact", AttachMode::Clsact),
+    ];
+    table
+        .word("attach", &words)
+        .map(|word| word.value)
+        .unwrap_or_default()
 }
 
 fn metrics(table: &Table<'_>, default: Option<SocketAddr>) -> Option<SocketAddr> {
@@ -127,12 +169,16 @@ fn metrics(table: &Table<'_>, default: Option<SocketAddr>) -> Option<SocketAddr>
 }
 
 fn smtp(table: &Table<'_>, directory: &Path) -> Option<Smtp> {
-    table.table("smtp", "[smtp]").and_then(|table| delivery::smtp(table, directory))
+    table
+        .table("smtp", "[smtp]")
+        .and_then(|table| delivery::smtp(table, directory))
 }
 
 fn webhooks(table: &Table<'_>, directory: &Path) -> Vec<Webhook> {
     let webhooks = table.tables("webhook", "[[webhook]]").into_iter();
-    webhooks.filter_map(|table| delivery::webhook(table, directory)).collect()
+    webhooks
+        .filter_map(|table| delivery::webhook(table, directory))
+        .collect()
 }
 
 fn circuit_breaker(table: &Table<'_>, default: CircuitBreaker) -> CircuitBreaker {
@@ -140,7 +186,9 @@ fn circuit_breaker(table: &Table<'_>, default: CircuitBreaker) -> CircuitBreaker
         return default;
     };
     let found = CircuitBreaker {
-        machines: breaker.integer("machines", 0..=u32::MAX).unwrap_or(default.machines),
+        machines: breaker
+            .integer("machines", 0..=u32::MAX)
+            .unwrap_or(default.machines),
         share: read_or(&breaker, "share", &PERCENT, default.share),
     };
     if found.share.0 > rust_decimal::Decimal::ONE_HUNDRED {
@@ -160,7 +208,10 @@ fn retention(table: &Table<'_>, default: Retention) -> Retention {
     };
     let read = |key, default| match retention.read(key, &DURATION) {
         None => default,
-        Some(Located { value: (span, _), place }) => {
+        Some(Located {
+            value: (span, _),
+            place,
+        }) => {
             if span < SignedDuration::from_hours(24) {
                 retention.problems.error(
                     &place,

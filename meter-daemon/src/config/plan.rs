@@ -3,11 +3,10 @@
 use std::{num::NonZeroU32, sync::Arc};
 
 use super::{
-    kinds::{
-        ALLOWANCE, CIVIL_DAYS, CURRENCY, MONEY, PREFIX, PRICE, TIME_ZONE, VOLUME,
-    },
+    kinds::{ALLOWANCE, CIVIL_DAYS, CURRENCY, MONEY, PREFIX, PRICE, TIME_ZONE, VOLUME},
+    problem::Located,
     rule,
-    table::{Located, Table},
+    table::Table,
 };
 use crate::engine::{
     plan::{
@@ -19,8 +18,16 @@ use crate::engine::{
 
 /// The keys of a plan's top.
 pub(super) const KEYS: &[&str] = &[
-    "period", "direction", "allowance", "cost-limit", "daily", "rollover", "price", "rule",
-    "enforce", "exempt",
+    "period",
+    "direction",
+    "allowance",
+    "cost-limit",
+    "daily",
+    "rollover",
+    "price",
+    "rule",
+    "enforce",
+    "exempt",
 ];
 
 /// The days after which a bill is due where the plan does not say.
@@ -29,25 +36,37 @@ const DUE_DAYS: u32 = 5;
 /// Reads a plan. It is whole only as far as no problem was noted.
 pub(super) fn read(table: Table<'_>, name: PlanName) -> Arc<Plan> {
     let (starts, time_zone) = period(&table);
-    let direction = table.word("direction", &[
-        ("sum", Direction::Sum),
-        ("received", Direction::Received),
-        ("sent", Direction::Sent),
-        ("larger", Direction::Larger),
-    ]);
+    let direction = table.word(
+        "direction",
+        &[
+            ("sum", Direction::Sum),
+            ("received", Direction::Received),
+            ("sent", Direction::Sent),
+            ("larger", Direction::Larger),
+        ],
+    );
     let allowance = table.read("allowance", &ALLOWANCE);
     let cost_limit = table.read("cost-limit", &MONEY);
     let daily = daily(&table, allowance.as_ref());
-    let rollover =
-        table.word("rollover", &[("none", Rollover::None), ("unused", Rollover::Unused)]);
+    let rollover = table.word(
+        "rollover",
+        &[("none", Rollover::None), ("unused", Rollover::Unused)],
+    );
     let price = table.table("price", "[price]").and_then(price);
-    let rules: Vec<_> =
-        table.tables("rule", "[[rule]]").into_iter().filter_map(rule::read).collect();
+    let rules: Vec<_> = table
+        .tables("rule", "[[rule]]")
+        .into_iter()
+        .filter_map(rule::read)
+        .collect();
     let enforce = table.switch("enforce").unwrap_or(true);
     let exempt = table.list("exempt", &PREFIX);
 
     rule::refuse_twins(&rules, table.problems);
-    let checked = Checked { table: &table, price: price.as_ref(), rules: &rules };
+    let checked = Checked {
+        table: &table,
+        price: price.as_ref(),
+        rules: &rules,
+    };
     checked.cost_limit(cost_limit.as_ref());
     checked.rules();
     checked.percentages_have_an_allowance();
@@ -67,7 +86,9 @@ pub(super) fn read(table: Table<'_>, name: PlanName) -> Arc<Plan> {
         name,
         starts,
         time_zone,
-        direction: direction.map(|direction| direction.value).unwrap_or_default(),
+        direction: direction
+            .map(|direction| direction.value)
+            .unwrap_or_default(),
         allowance: allowance.map_or(Allowance::Unlimited, |allowance| allowance.value),
         cost_limit: cost_limit.map(|limit| limit.value),
         daily,
@@ -89,7 +110,9 @@ fn period(table: &Table<'_>) -> (PeriodStart, Option<jiff::tz::TimeZone>) {
         return (first, None);
     };
     let starts = if period.is_word("starts") {
-        period.word("starts", &[("renewal-day", PeriodStart::RenewalDay)]).map(|word| word.value)
+        period
+            .word("starts", &[("renewal-day", PeriodStart::RenewalDay)])
+            .map(|word| word.value)
     } else {
         day(&period, "starts").map(PeriodStart::Day)
     };
@@ -142,7 +165,10 @@ fn price(table: Table<'_>) -> Option<Price> {
     });
     let overage = table.table("overage", "`overage`").and_then(overage);
     let extra = table.table("extra", "`extra`").and_then(extra);
-    if !["usage", "overage", "extra"].into_iter().any(|key| table.has(key)) {
+    if !["usage", "overage", "extra"]
+        .into_iter()
+        .any(|key| table.has(key))
+    {
         table.problems.warning(
             &table.place,
             "[price] holds no price",
@@ -150,7 +176,12 @@ fn price(table: Table<'_>) -> Option<Price> {
         );
     }
     table.finish();
-    Some(Price { currency: currency?.value, usage, overage, extra })
+    Some(Price {
+        currency: currency?.value,
+        usage,
+        overage,
+        extra,
+    })
 }
 
 fn tariff(table: &Table<'_>) -> Option<Tariff> {
@@ -158,10 +189,17 @@ fn tariff(table: &Table<'_>) -> Option<Tariff> {
     let price = table.require("price", &PRICE);
     let per = per?;
     if per.value == Bytes::ZERO {
-        table.problems.error(&per.place, "no volume cannot have a price", "write: per = \"1 GB\"");
+        table.problems.error(
+            &per.place,
+            "no volume cannot have a price",
+            "write: per = \"1 GB\"",
+        );
         return None;
     }
-    Some(Tariff { per: per.value, price: price?.value })
+    Some(Tariff {
+        per: per.value,
+        price: price?.value,
+    })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -188,8 +226,10 @@ fn due(table: &Table<'_>, collect: Option<Collect>) -> u32 {
 
 fn overage(table: Table<'_>) -> Option<Overage> {
     let tariff = tariff(&table);
-    let collect =
-        table.word("collect", &[("balance", Collect::Balance), ("invoice", Collect::Invoice)]);
+    let collect = table.word(
+        "collect",
+        &[("balance", Collect::Balance), ("invoice", Collect::Invoice)],
+    );
     if !table.has("collect") {
         table.problems.absent(
             &table.place,
@@ -204,17 +244,23 @@ fn overage(table: Table<'_>) -> Option<Overage> {
         Collect::Invoice => CollectOverage::Invoice { due_days },
         Collect::Balance | Collect::None => CollectOverage::Balance,
     };
-    Some(Overage { tariff: tariff?, collect })
+    Some(Overage {
+        tariff: tariff?,
+        collect,
+    })
 }
 
 fn extra(table: Table<'_>) -> Option<Extra> {
     let tariff = tariff(&table);
     let prorated = table.switch("prorated").unwrap_or(false);
-    let collect = table.word("collect", &[
-        ("none", Collect::None),
-        ("balance", Collect::Balance),
-        ("invoice", Collect::Invoice),
-    ]);
+    let collect = table.word(
+        "collect",
+        &[
+            ("none", Collect::None),
+            ("balance", Collect::Balance),
+            ("invoice", Collect::Invoice),
+        ],
+    );
     let collect = match (collect, table.has("collect")) {
         (None, false) => Some(Collect::None),
         (collect, _) => collect.map(|collect| collect.value),
@@ -226,7 +272,11 @@ fn extra(table: Table<'_>) -> Option<Extra> {
         Collect::Balance => CollectExtra::Balance,
         Collect::Invoice => CollectExtra::Invoice { due_days },
     };
-    Some(Extra { tariff: tariff?, prorated, collect })
+    Some(Extra {
+        tariff: tariff?,
+        prorated,
+        collect,
+    })
 }
 
 /// What must fit together within a plan.
@@ -255,8 +305,14 @@ impl Checked<'_, '_> {
         {
             self.table.problems.error(
                 &what.place,
-                format!("this is in {}, the plan's prices are in {currency}", amount.currency),
-                format!("write the amount in {currency}: \"{} {currency}\"", amount.amount),
+                format!(
+                    "this is in {}, the plan's prices are in {currency}",
+                    amount.currency
+                ),
+                format!(
+                    "write the amount in {currency}: \"{} {currency}\"",
+                    amount.amount
+                ),
             );
         }
     }

@@ -4,11 +4,18 @@
 //!
 //! The command line reads its arguments with the same functions.
 
+mod number;
+mod remedy;
+
 use std::fmt;
 
 use jiff::SignedDuration;
 use rust_decimal::Decimal;
 
+use self::{
+    number::{Product, number, number_and_unit},
+    remedy::{unknown_duration_unit, unknown_rate_unit, unknown_volume_unit},
+};
 use super::diagnostic::quoted;
 use crate::engine::{
     plan::{Allowance, Percent},
@@ -366,148 +373,6 @@ pub(super) fn duration_name(text: &str) -> String {
     name
 }
 
-/// A decimal number as written: digits, and up to eighteen behind a point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Number {
-    whole: u128,
-    fraction: u64,
-    scale: u32,
-}
-
-enum Product {
-    Whole(u128),
-    /// Not a whole number: the one below it.
-    Between(u128),
-}
-
-impl Number {
-    fn is_zero(&self) -> bool {
-        self.whole == 0 && self.fraction == 0
-    }
-
-    /// Exact; cannot overflow, because `whole` has at most twenty digits.
-    fn times(&self, unit: u64) -> Product {
-        let scale = 10_u128.pow(self.scale);
-        let part = u128::from(self.fraction) * u128::from(unit);
-        let product = self.whole * u128::from(unit) + part / scale;
-        if part % scale == 0 {
-            Product::Whole(product)
-        } else {
-            Product::Between(product)
-        }
-    }
-
-    fn decimal(&self) -> Option<Decimal> {
-        self.to_string().parse().ok()
-    }
-
-    fn amount(&self) -> Option<Decimal> {
-        if self.whole > LARGEST_AMOUNT || self.scale > AMOUNT_DECIMALS {
-            return None;
-        }
-        self.decimal()
-    }
-}
-
-impl fmt::Display for Number {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.scale {
-            0 => write!(f, "{}", self.whole),
-            scale => write!(
-                f,
-                "{}.{:0width$}",
-                self.whole,
-                self.fraction,
-                width = scale as usize
-            ),
-        }
-    }
-}
-
-/// The number that a text begins with, and what follows it. `None`: it begins with none, or
-/// with one of more than twenty digits, or eighteen decimals.
-fn number(text: &str) -> Option<(Number, &str)> {
-    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
-    let (whole, mut rest) = text.split_at(digits(text));
-    let mut fraction = "";
-    if let Some(after) = rest.strip_prefix('.') {
-        (fraction, rest) = after.split_at(digits(after));
-        if fraction.is_empty() {
-            return None;
-        }
-        fraction = fraction.trim_end_matches('0');
-    }
-    let significant = whole.trim_start_matches('0');
-    if whole.is_empty() || significant.len() > 20 || fraction.len() > 18 {
-        return None;
-    }
-    let number = Number {
-        whole: if significant.is_empty() {
-            0
-        } else {
-            significant.parse().ok()?
-        },
-        fraction: if fraction.is_empty() {
-            0
-        } else {
-            fraction.parse().ok()?
-        },
-        scale: u32::try_from(fraction.len()).ok()?,
-    };
-    Some((number, rest.trim_start()))
-}
-
-/// As [`number`], with what is wrong when there is none.
-fn number_and_unit<'a>(
-    text: &'a str,
-    what: &str,
-    example: &str,
-    unit: &str,
-) -> Checked<(Number, &'a str)> {
-    if let Some(parts) = number(text) {
-        // A comma or a second point is the commonest slip: name it, rather than a strange unit.
-        if parts.1.starts_with(',') {
-            let instead = text.replacen(',', ".", 1);
-            let instead = if number(&instead).is_some() {
-                &instead
-            } else {
-                example
-            };
-            return Err(Wrong::new(
-                format!("{} is not {what}: decimals follow a point", quoted(text)),
-                instead,
-            ));
-        }
-        return Ok(parts);
-    }
-    let positive = text.strip_prefix(['-', '+']);
-    Err(match positive.map(str::trim_start) {
-        Some(rest) if number(rest).is_some() => {
-            let what = if text.starts_with('-') {
-                format!("{} is negative", quoted(text))
-            } else {
-                format!("{} is not {what}: it needs no sign", quoted(text))
-            };
-            Wrong::new(what, rest)
-        }
-        _ if text.is_empty() => Wrong::new(format!("this is empty, not {what}"), example),
-        _ if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') && text.len() > 18 => {
-            Wrong::new(format!("{} has too many digits", quoted(text)), example)
-        }
-        _ if text.starts_with(|c: char| c.is_ascii_digit()) && text.len() > 18 => Wrong::new(
-            format!("{} is too long a number for {what}", quoted(text)),
-            example,
-        ),
-        _ => {
-            let unit = if unit.is_empty() { "" } else { " and a unit" };
-            Wrong::new(
-                format!("{} is not {what}: a number{unit}", quoted(text)),
-                example,
-            )
-        }
-    })
-}
-
 fn whole(product: Product, text: &str, units: &str, unit: &str) -> Checked<u64> {
     let too_large = || {
         Wrong::new(
@@ -537,127 +402,6 @@ fn beyond_amounts(text: &str, example: &str) -> Wrong {
             quoted(text)
         ),
         example,
-    )
-}
-
-fn unknown_volume_unit(text: &str, number: &Number, unit: &str) -> Wrong {
-    if unit.is_empty() {
-        return Wrong::new(
-            format!(
-                "{} has no unit (B, kB, MB, GB, TB, PB; KiB, MiB, …)",
-                quoted(text)
-            ),
-            format!("{number} GB"),
-        );
-    }
-    let bits = unit.ends_with('b') && unit.len() == 2 && !unit.starts_with(char::is_lowercase);
-    if bits || unit.contains("bit") {
-        let byte = format!("{}B", unit.chars().next().unwrap_or('G'));
-        let byte = known_volume(&byte).unwrap_or("GB");
-        return Wrong::new(
-            format!("{} counts bits; a volume is in bytes", quoted(unit)),
-            format!("{number} {byte}"),
-        );
-    }
-    let known = known_volume(unit)
-        .or_else(|| known_volume(&format!("{unit}B")))
-        .unwrap_or("GB");
-    Wrong::new(
-        format!(
-            "{} is not a unit of volume (B, kB, MB, GB, TB, PB; KiB, MiB, GiB, TiB)",
-            quoted(unit)
-        ),
-        format!("{number} {known}"),
-    )
-}
-
-fn known_volume(unit: &str) -> Option<&'static str> {
-    VOLUMES
-        .iter()
-        .map(|(name, _)| *name)
-        .find(|name| name.eq_ignore_ascii_case(unit))
-}
-
-fn unknown_rate_unit(text: &str, number: &Number, unit: &str) -> Wrong {
-    if unit.is_empty() {
-        return Wrong::new(
-            format!(
-                "{} has no unit (bit/s, kbit/s, Mbit/s, Gbit/s)",
-                quoted(text)
-            ),
-            format!("{number} kbit/s"),
-        );
-    }
-    let bytes = unit
-        .strip_suffix("/s")
-        .and_then(|unit| VOLUMES.iter().find(|(n, _)| *n == unit));
-    if let Some((_, size)) = bytes
-        && let Product::Whole(bytes) = number.times(*size)
-        && let Some(bits) = bytes.checked_mul(8)
-    {
-        let (name, one) = RATES
-            .iter()
-            .rev()
-            .find(|(_, one)| bits % u128::from(*one) == 0)
-            .unwrap_or(&("bit/s", 1));
-        return Wrong::new(
-            format!(
-                "{} counts bytes; a rate is in bits per second",
-                quoted(unit)
-            ),
-            format!("{} {name}", bits / u128::from(*one)),
-        );
-    }
-    let prefix = unit
-        .chars()
-        .next()
-        .filter(char::is_ascii_alphabetic)
-        .unwrap_or('k');
-    let known = match prefix.to_ascii_lowercase() {
-        'm' => "Mbit/s",
-        'g' => "Gbit/s",
-        't' => "Tbit/s",
-        'b' => "bit/s",
-        _ => "kbit/s",
-    };
-    Wrong::new(
-        format!(
-            "{} is not a unit of rate (bit/s, kbit/s, Mbit/s, Gbit/s)",
-            quoted(unit)
-        ),
-        format!("{number} {known}"),
-    )
-}
-
-fn unknown_duration_unit(text: &str, number: &Number, unit: &str) -> Wrong {
-    if unit.is_empty() {
-        return Wrong::new(
-            format!("{} has no unit (s, m, h, d, w)", quoted(text)),
-            format!("{number}s"),
-        );
-    }
-    let lower = unit.to_lowercase();
-    let months = unit == "M" || lower.starts_with("mo") || lower.starts_with('y');
-    let known = DURATIONS
-        .iter()
-        .find(|(names, _)| names.contains(&lower.as_str()))
-        .map_or("d", |(names, _)| names.first().copied().unwrap_or("d"));
-    let why = if months {
-        ": months and years differ in length"
-    } else {
-        ""
-    };
-    let instead = if months {
-        "30d".to_owned()
-    } else {
-        format!("{number}{known}")
-    };
-    Wrong::new(
-        format!(
-            "{} is not a unit of time (ms, s, m, h, d, w){why}",
-            quoted(unit)
-        ),
-        instead,
     )
 }
 

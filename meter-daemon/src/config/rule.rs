@@ -4,7 +4,8 @@ use jiff::SignedDuration;
 
 use super::{
     kinds::{COST_THRESHOLD, DURATION, RATE, SHARE, THRESHOLD, VOLUME},
-    table::{Located, Place, Table},
+    problem::{Located, Place},
+    table::Table,
 };
 use crate::engine::{
     plan::{Action, Lift, Rule, Trigger},
@@ -24,14 +25,20 @@ pub(super) fn read(table: Table<'_>) -> Option<Located<Rule>> {
     let action = action(&table);
     let notify = table.switch("notify").unwrap_or(false);
     let flag = table.switch("flag").unwrap_or(false);
-    let lift = table.word("lift", &[("automatic", Lift::Automatic), ("by-hand", Lift::ByHand)]);
+    let lift = table.word(
+        "lift",
+        &[("automatic", Lift::Automatic), ("by-hand", Lift::ByHand)],
+    );
 
     let unreadable_action = ["throttle", "cap"].into_iter().any(|key| table.has(key));
     if action.is_none() && !notify && !flag && !unreadable_action {
         table.problems.absent(
             &table.place,
             "this rule does nothing",
-            format!("write what it does, one or more of {}: notify = true", ACTIONS.join(", ")),
+            format!(
+                "write what it does, one or more of {}: notify = true",
+                ACTIONS.join(", ")
+            ),
         );
     }
     if let Some(lift) = &lift
@@ -46,7 +53,10 @@ pub(super) fn read(table: Table<'_>) -> Option<Located<Rule>> {
     }
     table.finish();
 
-    let Located { value: (trigger, mut name), place } = trigger?;
+    let Located {
+        value: (trigger, mut name),
+        place,
+    } = trigger?;
     if !after.is_zero() {
         name = format!("{name} after {after_name}");
     }
@@ -69,15 +79,25 @@ fn trigger(table: &Table<'_>) -> Option<Located<(Trigger, String)>> {
         read: Option<Located<(T, String)>>,
         make: impl Fn(T) -> Trigger,
     ) -> Option<Located<(Trigger, String)>> {
-        let Located { value: (figure, text), place } = read?;
-        Some(Located { value: (make(figure), format!("{key} {text}")), place })
+        let Located {
+            value: (figure, text),
+            place,
+        } = read?;
+        Some(Located {
+            value: (make(figure), format!("{key} {text}")),
+            place,
+        })
     }
     let found = [
         named("used", table.read("used", &THRESHOLD), Trigger::Used),
         named("over", table.read("over", &THRESHOLD), Trigger::Over),
         named("accrued", table.read("accrued", &SHARE), Trigger::Accrued),
         named("cost", table.read("cost", &COST_THRESHOLD), Trigger::Cost),
-        named("forecast", table.read("forecast", &THRESHOLD), Trigger::Forecast),
+        named(
+            "forecast",
+            table.read("forecast", &THRESHOLD),
+            Trigger::Forecast,
+        ),
         overdue(table),
     ];
     let given: Vec<&str> = TRIGGERS.into_iter().filter(|key| table.has(key)).collect();
@@ -85,7 +105,10 @@ fn trigger(table: &Table<'_>) -> Option<Located<(Trigger, String)>> {
         [] => table.problems.absent(
             &table.place,
             "this rule has no trigger",
-            format!("write when it holds, one of {}: used = \"100%\"", TRIGGERS.join(", ")),
+            format!(
+                "write when it holds, one of {}: used = \"100%\"",
+                TRIGGERS.join(", ")
+            ),
         ),
         [_] => {}
         [first, second, ..] => table.problems.error(
@@ -100,22 +123,34 @@ fn trigger(table: &Table<'_>) -> Option<Located<(Trigger, String)>> {
 fn overdue(table: &Table<'_>) -> Option<Located<(Trigger, String)>> {
     let place = table.place_of("overdue");
     if table.switch("overdue")? {
-        return Some(Located { value: (Trigger::Overdue, "overdue".to_owned()), place });
+        return Some(Located {
+            value: (Trigger::Overdue, "overdue".to_owned()),
+            place,
+        });
     }
-    table.problems.error(&place, "`overdue = false` is no trigger", "write: overdue = true");
+    table.problems.error(
+        &place,
+        "`overdue = false` is no trigger",
+        "write: overdue = true",
+    );
     None
 }
 
 /// What the rule does to packets: of several, the strongest, since only that would be felt.
 fn action(table: &Table<'_>) -> Option<Action> {
-    let suspend = table.switch("suspend").unwrap_or(false).then_some(Action::Suspend);
+    let suspend = table
+        .switch("suspend")
+        .unwrap_or(false)
+        .then_some(Action::Suspend);
     let cap = table.read("cap", &VOLUME).map(|cap| Action::Cap(cap.value));
-    let throttle = table.read("throttle", &RATE).map(|rate| Action::Throttle(rate.value));
+    let throttle = table
+        .read("throttle", &RATE)
+        .map(|rate| Action::Throttle(rate.value));
     let weaker = |key: &str, stronger: &str| {
         table.problems.warning(
             &table.place_of(key),
             format!("`{key}` has no effect beside `{stronger}`: the strongest action is felt"),
-            format!("remove it, or give it a rule of its own, with its own trigger or `after`"),
+            "remove it, or give it a rule of its own, with its own trigger or `after`",
         );
     };
     match (suspend.is_some(), cap.is_some(), throttle.is_some()) {
@@ -130,9 +165,14 @@ fn action(table: &Table<'_>) -> Option<Action> {
 }
 
 /// Names every two rules that are one: same trigger, same figure, same `after`.
-pub(super) fn refuse_twins(rules: &[Located<Rule>], problems: &super::table::Problems) {
+pub(super) fn refuse_twins(rules: &[Located<Rule>], problems: &super::problem::Problems) {
     for (n, rule) in rules.iter().enumerate() {
-        let Rule { trigger, after, name, .. } = &rule.value;
+        let Rule {
+            trigger,
+            after,
+            name,
+            ..
+        } = &rule.value;
         let earlier = rules.get(..n).unwrap_or_default();
         let twin = |other: &&Located<Rule>| {
             other.value.name == *name

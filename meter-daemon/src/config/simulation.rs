@@ -6,7 +6,7 @@ use super::{
     Config, ConfiguredMachine, Diagnostics, InterfaceMatch,
     check::{self, Files},
     load::{self, Role, Source},
-    table::{Place, Problems},
+    problem::{Place, Problems},
 };
 use crate::engine::{
     plan::{Plan, Terms},
@@ -33,7 +33,13 @@ pub fn simulation(
     let problems = Problems::default();
     let mut files = load::read(&sources, &problems);
     let simulated = files.plans.values().next().cloned();
-    check_machine(&files, machine.is_some(), &around, simulated.as_deref(), &problems);
+    check_machine(
+        &files,
+        machine.is_some(),
+        &around,
+        simulated.as_deref(),
+        &problems,
+    );
     check::twins(&files, &sources, &problems);
     let (errors, _) = load::diagnostics(&sources, problems).split();
     // No problem and yet no plan cannot be; if it were, there would be nothing to simulate.
@@ -44,10 +50,18 @@ pub fn simulation(
     for (name, sibling) in siblings(plan, machine) {
         around.plans.entry(name).or_insert(sibling);
     }
-    around.plans.insert(simulated.name.clone(), Arc::clone(&simulated));
+    around
+        .plans
+        .insert(simulated.name.clone(), Arc::clone(&simulated));
     let accounts = files.accounts.drain(..).map(|account| account.checked);
-    around.accounts.extend(accounts.map(|account| (account.account.id.clone(), account)));
-    let own = files.machines.drain(..).next().map(|machine| machine.checked);
+    around
+        .accounts
+        .extend(accounts.map(|account| (account.account.id.clone(), account)));
+    let own = files
+        .machines
+        .drain(..)
+        .next()
+        .map(|machine| machine.checked);
     let mut own = own.unwrap_or_else(|| called_like(&simulated.name));
     // What is simulated is the plan that was asked for, whatever the machine's file says.
     own.plan = Some(simulated.name.clone());
@@ -78,7 +92,10 @@ fn check_machine(
     problems: &Problems,
 ) {
     // The plan is the first source, the machine's file the second.
-    let start = Place { file: 1, span: 0..0 };
+    let start = Place {
+        file: 1,
+        span: 0..0,
+    };
     match files.machines.as_slice() {
         [] if is_named => problems.absent(
             &start,
@@ -94,7 +111,9 @@ fn check_machine(
                     "put it into a file of its own",
                 );
             }
-            check::fits_plan(machine, plan, problems);
+            if let Some(plan) = plan {
+                check::fits_plan(machine, plan, problems);
+            }
             let Some(named) = &machine.account else {
                 return;
             };
@@ -109,7 +128,10 @@ fn check_machine(
                 None => problems.error(
                     &named.place,
                     format!("there is no account `{}`", named.value),
-                    format!("add to this file: [[account]] with id = \"{}\"", named.value),
+                    format!(
+                        "add to this file: [[account]] with id = \"{}\"",
+                        named.value
+                    ),
                 ),
             }
         }
@@ -132,7 +154,11 @@ fn siblings(plan: &Path, machine: Option<&Path>) -> Vec<(PlanName, Arc<Plan>)> {
             let problems = Problems::default();
             let files = load::read(&source, &problems);
             let (errors, _) = load::diagnostics(&source, problems).split();
-            if errors.is_empty() { files.plans.into_iter().next() } else { None }
+            if errors.is_empty() {
+                files.plans.into_iter().next()
+            } else {
+                None
+            }
         })
         .collect()
 }

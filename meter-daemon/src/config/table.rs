@@ -16,70 +16,10 @@ use toml::{
 };
 
 use super::{
-    diagnostic::{Severity, quoted},
+    diagnostic::quoted,
+    problem::{Located, Place, Problems},
     quantity::Wrong,
 };
-
-/// A place: which of the files read, and which bytes of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) file: usize,
-    pub(super) span: Range<usize>,
-}
-
-/// A value and where it stands, for checks that compare it with others later.
-#[derive(Clone, Debug)]
-pub(super) struct Located<T> {
-    pub(super) value: T,
-    pub(super) place: Place,
-}
-
-/// One problem, before the files' texts are put beside it.
-#[derive(Clone, Debug)]
-pub(super) struct Problem {
-    pub(super) severity: Severity,
-    pub(super) place: Place,
-    pub(super) message: String,
-    pub(super) help: String,
-    /// That something is missing: not to be believed where part of the file was unreadable.
-    pub(super) absence: bool,
-}
-
-/// Where problems gather. Shared by everything that reads.
-#[derive(Debug, Default)]
-pub(super) struct Problems(RefCell<Vec<Problem>>);
-
-impl Problems {
-    pub(super) fn error(&self, at: &Place, message: impl Into<String>, help: impl Into<String>) {
-        self.note(Severity::Error, at, message.into(), help.into(), false);
-    }
-
-    pub(super) fn warning(&self, at: &Place, message: impl Into<String>, help: impl Into<String>) {
-        self.note(Severity::Warning, at, message.into(), help.into(), false);
-    }
-
-    pub(super) fn absent(&self, at: &Place, message: impl Into<String>, help: impl Into<String>) {
-        self.note(Severity::Error, at, message.into(), help.into(), true);
-    }
-
-    fn note(&self, severity: Severity, at: &Place, message: String, help: String, absence: bool) {
-        let place = at.clone();
-        self.0.borrow_mut().push(Problem { severity, place, message, help, absence });
-    }
-
-    pub(super) fn retain(&self, keep: impl FnMut(&Problem) -> bool) {
-        self.0.borrow_mut().retain(keep);
-    }
-
-    /// Takes over another's problems.
-    pub(super) fn absorb(&self, other: Self) {
-        self.0.borrow_mut().extend(other.into_list());
-    }
-
-    pub(super) fn into_list(self) -> Vec<Problem> {
-        self.0.into_inner()
-    }
-}
 
 /// How a string becomes a value, and what to call it.
 pub(super) struct Kind<T> {
@@ -113,13 +53,30 @@ impl<'t> Table<'t> {
         entries: &'t DeTable<'t>,
     ) -> Self {
         let place = Place { file, span: 0..0 };
-        Self { problems, place, title, top_keys, entries, known: RefCell::default() }
+        Self {
+            problems,
+            place,
+            title,
+            top_keys,
+            entries,
+            known: RefCell::default(),
+        }
     }
 
     fn inner(&self, title: &'static str, span: Range<usize>, entries: &'t DeTable<'t>) -> Self {
-        let place = Place { file: self.place.file, span };
+        let place = Place {
+            file: self.place.file,
+            span,
+        };
         let (problems, top_keys) = (self.problems, self.top_keys);
-        Self { problems, place, title, top_keys, entries, known: RefCell::default() }
+        Self {
+            problems,
+            place,
+            title,
+            top_keys,
+            entries,
+            known: RefCell::default(),
+        }
     }
 
     /// The value of a key, which is thereby known.
@@ -129,7 +86,10 @@ impl<'t> Table<'t> {
     }
 
     fn at(&self, value: &Spanned<DeValue<'_>>) -> Place {
-        Place { file: self.place.file, span: value.span() }
+        Place {
+            file: self.place.file,
+            span: value.span(),
+        }
     }
 
     /// Whether a key is there, readable or not.
@@ -137,15 +97,29 @@ impl<'t> Table<'t> {
         self.entries.contains_key(key)
     }
 
+    /// Whether a key's value is a list of nothing.
+    pub(super) fn is_empty_list(&self, key: &str) -> bool {
+        let list = self
+            .entries
+            .get(key)
+            .and_then(|value| value.get_ref().as_array());
+        list.is_some_and(|list| list.is_empty())
+    }
+
     /// Whether a key's value is a word, for keys that take a word or a number.
     pub(super) fn is_word(&self, key: &str) -> bool {
-        let text = self.entries.get(key).and_then(|value| value.get_ref().as_str());
+        let text = self
+            .entries
+            .get(key)
+            .and_then(|value| value.get_ref().as_str());
         text.is_some_and(|text| text.trim().parse::<i64>().is_err())
     }
 
     /// Where a key's value stands; the table's own place where it is absent.
     pub(super) fn place_of(&self, key: &str) -> Place {
-        self.entries.get(key).map_or_else(|| self.place.clone(), |value| self.at(value))
+        self.entries
+            .get(key)
+            .map_or_else(|| self.place.clone(), |value| self.at(value))
     }
 
     /// A string of some kind.
@@ -179,7 +153,9 @@ impl<'t> Table<'t> {
             self.wrong_type(key, value, "a list", &format!("[{shown}]"));
             return Vec::new();
         };
-        list.iter().filter_map(|value| self.parse(None, value, kind)).collect()
+        list.iter()
+            .filter_map(|value| self.parse(None, value, kind))
+            .collect()
     }
 
     fn parse<T>(
@@ -197,7 +173,8 @@ impl<'t> Table<'t> {
             DeValue::String(text) => match (kind.parse)(text) {
                 Ok(value) => return Some(Located { value, place }),
                 Err(wrong) => {
-                    self.problems.error(&place, wrong.message, help(&wrong.instead));
+                    self.problems
+                        .error(&place, wrong.message, help(&wrong.instead));
                     return None;
                 }
             },
@@ -238,13 +215,22 @@ impl<'t> Table<'t> {
             return None;
         };
         if let Some((_, value_of)) = words.iter().find(|(name, _)| *name == text) {
-            return Some(Located { value: *value_of, place: self.at(value) });
+            return Some(Located {
+                value: *value_of,
+                place: self.at(value),
+            });
         }
-        let instead = nearest(text, &names).or(names.first().copied()).unwrap_or_default();
+        let instead = nearest(text, &names)
+            .or(names.first().copied())
+            .unwrap_or_default();
         self.problems.error(
             &self.at(value),
             format!("`{key}` cannot be {}", quoted(text)),
-            format!("write: {key} = {} (it is one of {})", in_quotes(instead), names.join(", ")),
+            format!(
+                "write: {key} = {} (it is one of {})",
+                in_quotes(instead),
+                names.join(", ")
+            ),
         );
         None
     }
@@ -269,8 +255,13 @@ impl<'t> Table<'t> {
         let (least, most) = (range.start(), range.end());
         let DeValue::Integer(found) = value.get_ref() else {
             let what = format!("a whole number from {least} to {most}, without quotes");
-            let as_number = value.get_ref().as_str().and_then(|text| text.trim().parse().ok());
-            let instead = as_number.filter(|number| range.contains(number)).unwrap_or(*least);
+            let as_number = value
+                .get_ref()
+                .as_str()
+                .and_then(|text| text.trim().parse().ok());
+            let instead = as_number
+                .filter(|number| range.contains(number))
+                .unwrap_or(*least);
             self.wrong_type(key, value, &what, &instead.to_string());
             return None;
         };
@@ -278,7 +269,11 @@ impl<'t> Table<'t> {
         let inside = number.and_then(|number| u32::try_from(number).ok());
         let inside = inside.filter(|number| range.contains(number));
         if inside.is_none() {
-            let nearest = if number.is_some_and(|n| n < i128::from(*least)) { least } else { most };
+            let nearest = if number.is_some_and(|n| n < i128::from(*least)) {
+                least
+            } else {
+                most
+            };
             self.problems.error(
                 &self.at(value),
                 format!("`{key}` is a whole number from {least} to {most}"),
@@ -295,7 +290,11 @@ impl<'t> Table<'t> {
             DeValue::Table(entries) => Some(self.inner(title, value.span(), entries)),
             DeValue::Array(_) => {
                 let message = format!("there is one {title}, not a list of them");
-                self.problems.error(&self.at(value), message, format!("write one [{key}] header"));
+                self.problems.error(
+                    &self.at(value),
+                    message,
+                    format!("write one [{key}] header"),
+                );
                 None
             }
             _ => {
@@ -359,8 +358,15 @@ impl<'t> Table<'t> {
                 }
                 help
             };
-            let place = Place { file: self.place.file, span: key.span() };
-            self.problems.error(&place, format!("unknown key {} in {}", quoted(name), self.title), help);
+            let place = Place {
+                file: self.place.file,
+                span: key.span(),
+            };
+            self.problems.error(
+                &place,
+                format!("unknown key {} in {}", quoted(name), self.title),
+                help,
+            );
         }
     }
 }
@@ -388,7 +394,11 @@ pub(super) fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str>
 
 /// A text as TOML writes it: in single quotes where it has backslashes, as patterns do.
 fn in_quotes(text: &str) -> String {
-    if text.contains(['\\', '"']) { format!("'{text}'") } else { format!("\"{text}\"") }
+    if text.contains(['\\', '"']) {
+        format!("'{text}'")
+    } else {
+        format!("\"{text}\"")
+    }
 }
 
 fn type_name(value: &DeValue<'_>) -> &'static str {

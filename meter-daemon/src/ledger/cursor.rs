@@ -3,7 +3,7 @@
 //! Whether a counter is the old one is decided by its identity, by whoever looks the slot
 //! up; here the identity is the same, so a figure can only have grown.
 
-use super::{Reading, SlotRecord};
+use super::{Reading, Shaped, SlotRecord};
 use crate::engine::units::{Bytes, Traffic};
 
 /// A counter of the same identity that shows less than before: the memory was overwritten
@@ -24,12 +24,15 @@ pub struct Fell {
 
 /// The traffic since the record's cursor, whose counter `now` was read from.
 ///
+/// Of what was handed to a shaper of ours only what came through was used: it is taken out,
+/// and what the shapers let through since is put in its place.
+///
 /// # Errors
 /// With both figures, where one fell.
 pub fn delta(
     record: &SlotRecord,
     now: &Reading,
-    shaped_now: Option<[Bytes; 2]>,
+    shaped_now: Option<Shaped>,
 ) -> Result<Traffic, Fell> {
     let before = &record.cursor;
     let counted = Traffic {
@@ -46,13 +49,27 @@ pub fn delta(
     ] {
         grown(name, Bytes(before), Bytes(now))?;
     }
-    match (record.shaped, shaped_now) {
-        (Some(before), Some(now)) => Ok(Traffic {
-            received: grown("received through the shaper", before[0], now[0])?,
-            sent: grown("sent through the shaper", before[1], now[1])?,
-            exempt: counted.exempt,
-        }),
-        _ => Ok(counted),
+    let shaped = [
+        grown("received, shaped", before.shaped[0], now.shaped[0])?,
+        grown("sent, shaped", before.shaped[1], now.shaped[1])?,
+    ];
+    let through = through(record.shaped, shaped_now)?;
+    Ok(Traffic {
+        received: counted.received.saturating_sub(shaped[0]) + through[0],
+        sent: counted.sent.saturating_sub(shaped[1]) + through[1],
+        exempt: counted.exempt,
+    })
+}
+
+/// What came through the shapers since the cursor. Nothing is known of shapers that are gone,
+/// or that were made since: their first figures are the next cursor.
+fn through(before: Option<Shaped>, now: Option<Shaped>) -> Result<[Bytes; 2], Fell> {
+    match (before, now) {
+        (Some(before), Some(now)) if before.ifb == now.ifb => Ok([
+            grown("received through the shaper", before.through[0], now.through[0])?,
+            grown("sent through the shaper", before.through[1], now.through[1])?,
+        ]),
+        _ => Ok([Bytes::ZERO; 2]),
     }
 }
 

@@ -7,8 +7,8 @@ fn check<T: PartialEq + fmt::Debug>(parse: fn(&str) -> Checked<T>, table: &[(&st
     for (text, expected) in table {
         let found = parse(text);
         match expected {
-            Checks::Is(value) => assert_eq!(found.as_ref(), Ok(value), "{text}"),
-            Checks::Instead(remedy) => {
+            Is(value) => assert_eq!(found.as_ref(), Ok(value), "{text}"),
+            Instead(remedy) => {
                 let wrong = found.expect_err(text);
                 assert_eq!(wrong.instead, *remedy, "{text}: {}", wrong.message);
                 assert!(
