@@ -30,8 +30,10 @@ use self::{answers::Then, node::Node};
 pub use self::{leave::detach, open::Failure};
 use crate::{
     api::{self, Call, access::Access},
+    cli::doctor,
     config::Config,
     host::links::{LinkChange, Links},
+    ledger::Retention,
 };
 
 /// Link events that come in a burst are taken together, this much later at most.
@@ -48,8 +50,24 @@ const CALLS: usize = 256;
 /// # Errors
 /// When it cannot start, or cannot go on: with the exit status that says which.
 pub fn run(config_path: &Path) -> Result<(), Failure> {
-    let config = Config::load(config_path).map_err(Failure::Configuration)?;
+    let config = Config::load(config_path)?;
     runtime()?.block_on(serve(config_path, config))
+}
+
+/// What this node has of all that is needed, for `doctor`. Works without a daemon.
+#[must_use]
+pub fn features(config_path: &Path) -> Vec<doctor::Feature> {
+    let pins = Config::load(config_path).unwrap_or_default().pin_directory;
+    let translate = |feature: crate::host::features::Feature| doctor::Feature {
+        name: feature.name.to_owned(),
+        present: feature.present,
+        detail: feature.detail,
+        remedy: Some(feature.remedy.to_owned()).filter(|remedy| !remedy.is_empty()),
+    };
+    crate::host::features::features(&pins)
+        .into_iter()
+        .map(translate)
+        .collect()
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -57,7 +75,10 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(|error| Failure::System { attempt: "starting threads", error })
+        .map_err(|error| Failure::System {
+            attempt: "starting threads",
+            error,
+        })
 }
 
 async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
@@ -70,15 +91,20 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     drop(calls);
     node.start(&links).await?;
     notify(&[sd_notify::NotifyState::Ready]);
-    info!(machines = node.shown().count(), interfaces = node.metered(), "metering");
+    info!(
+        machines = node.shown().count(),
+        interfaces = node.metered(),
+        "metering"
+    );
 
     let mut timers = Timers::new(&node);
     let outcome = loop {
         let deadline = node.until_deadline().map(|wait| Instant::now() + wait);
         tokio::select! {
             biased;
-            () = signals.stop() => break Stop::Signal,
-            () = signals.reload() => {
+            _ = signals.term.recv() => break Stop::Signal,
+            _ = signals.int.recv() => break Stop::Signal,
+            _ = signals.hup.recv() => {
                 node.reload(config_path).await;
                 timers = Timers::new(&node);
             }
@@ -98,7 +124,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
             () = until(deadline) => node.tick(&links).await,
             _ = timers.poll.tick() => node.tick(&links).await,
             _ = timers.prune.tick() => node.prune(),
-            () = timers.watchdog() => notify(&[sd_notify::NotifyState::Watchdog]),
+            () = watchdog(&mut timers.watchdog) => notify(&[sd_notify::NotifyState::Watchdog]),
         }
     };
     notify(&[sd_notify::NotifyState::Stopping]);
@@ -163,14 +189,14 @@ impl Timers {
             watchdog: sd_notify::watchdog_enabled().map(|period| every(period / 2)),
         }
     }
+}
 
-    async fn watchdog(&mut self) {
-        match &mut self.watchdog {
-            Some(interval) => {
-                interval.tick().await;
-            }
-            None => future::pending().await,
+async fn watchdog(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
         }
+        None => future::pending().await,
     }
 }
 
@@ -184,24 +210,16 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self, Failure> {
         let on = |kind| {
-            signal(kind).map_err(|error| Failure::System { attempt: "handling signals", error })
+            signal(kind).map_err(|error| Failure::System {
+                attempt: "handling signals",
+                error,
+            })
         };
         Ok(Self {
             term: on(SignalKind::terminate())?,
             int: on(SignalKind::interrupt())?,
             hup: on(SignalKind::hangup())?,
         })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
-        }
-    }
-
-    async fn reload(&mut self) {
-        self.hup.recv().await;
     }
 }
 
@@ -211,17 +229,18 @@ struct Doors(Vec<JoinHandle<()>>);
 impl Doors {
     async fn open(config: &Config, calls: &mpsc::Sender<Call>) -> Result<Self, Failure> {
         let access = Access::default();
-        let socket = api::socket::bind(&config.runtime_directory, &access)
-            .map_err(|error| Failure::Door(error.to_string()))?;
+        let socket = api::socket::bind(&config.runtime_directory, &access)?;
         let limits = api::Limits::default();
-        let mut doors = vec![tokio::spawn(api::serve(socket, calls.clone(), access, limits))];
+        let mut doors = vec![tokio::spawn(api::serve(
+            socket,
+            calls.clone(),
+            access,
+            limits,
+        ))];
         if let Some(address) = config.metrics_listen {
-            let listener = TcpListener::bind(address).await.map_err(|error| {
-                Failure::Door(format!(
-                    "cannot listen on {address} for /metrics: {error}; \
-                     set another `listen` in [metrics], or \"\" to switch it off"
-                ))
-            })?;
+            let listener = TcpListener::bind(address)
+                .await
+                .map_err(|error| Failure::Listen { address, error })?;
             doors.push(tokio::spawn(api::metrics::serve(listener, calls.clone())));
         }
         Ok(Self(doors))
@@ -298,7 +317,13 @@ impl Node {
 
     fn prune(&mut self) {
         let now = self.now();
-        match self.ledger.prune(now, &self.config.retention) {
+        let kept = &self.config.retention;
+        let retention = Retention {
+            minutes: kept.minutes,
+            hours: kept.hours,
+            days: kept.days,
+        };
+        match self.ledger.prune(now, &retention) {
             Ok(pruned) => tracing::debug!(?pruned, "rows past their retention removed"),
             Err(failure) => warn!("removing rows past their retention: {failure}"),
         }
@@ -313,7 +338,7 @@ impl Node {
                 }
             }
             Err(diagnostics) => {
-                error!("the configuration stays as it was:\n{}", diagnostics.plain());
+                error!("the configuration stays as it was:\n{}", diagnostics);
             }
         }
     }

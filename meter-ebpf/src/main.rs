@@ -16,9 +16,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
     programs::TcContext,
 };
-use meter_common::{
-    Counters, Direction, IFINDEX_ARRAY, Interface, Machine, MapSet, counter_index,
-};
+use meter_common::{Counters, Direction, IFINDEX_ARRAY, Interface, Machine, MapSet, counter_index};
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program on the hook decides. Anything else would
 /// hide the packet from the filters behind us.

@@ -189,7 +189,13 @@ fn past_extensions(ctx: &TcContext, network: u32) -> Option<Transport> {
             IPPROTO_HOP_BY_HOP | IPPROTO_ROUTING | IPPROTO_DESTINATION => 8,
             IPPROTO_FRAGMENT => 0,
             IPPROTO_AUTHENTICATION => 4,
-            _ => return Some(Transport { protocol, at, jumbo }),
+            _ => {
+                return Some(Transport {
+                    protocol,
+                    at,
+                    jumbo,
+                });
+            }
         };
         let [next, length, option, _] = ctx.load::<[u8; 4]>(at as usize).ok()?;
         if protocol == IPPROTO_HOP_BY_HOP && length == 0 && option == OPTION_JUMBO {

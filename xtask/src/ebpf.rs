@@ -60,7 +60,10 @@ fn target_directory(workspace: &Path) -> PathBuf {
 
 fn rustflags(linker: &Path) -> Result<String, String> {
     let linker = linker.to_str().ok_or_else(|| {
-        format!("the path {} is not UTF-8: cargo cannot be told of it", linker.display())
+        format!(
+            "the path {} is not UTF-8: cargo cannot be told of it",
+            linker.display()
+        )
     })?;
     Ok([
         "-Clinker=".to_owned() + linker,
@@ -74,15 +77,26 @@ fn rustflags(linker: &Path) -> Result<String, String> {
 
 /// The linker, installed below the target folder if it is not there yet.
 fn linker(workspace: &Path, target: &Path) -> Result<PathBuf, String> {
-    let root = target.join("tools").join(format!("bpf-linker-{LINKER_VERSION}"));
+    let root = target
+        .join("tools")
+        .join(format!("bpf-linker-{LINKER_VERSION}"));
     let linker = root.join("bin").join("bpf-linker");
     if linker.is_file() {
         return Ok(linker);
     }
-    eprintln!("xtask: installing bpf-linker {LINKER_VERSION} below {}, once", root.display());
+    eprintln!(
+        "xtask: installing bpf-linker {LINKER_VERSION} below {}, once",
+        root.display()
+    );
     run(
         cargo(workspace)
-            .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked"])
+            .args([
+                "install",
+                "bpf-linker",
+                "--version",
+                LINKER_VERSION,
+                "--locked",
+            ])
             .arg("--root")
             .arg(&root)
             .arg("--target-dir")
@@ -122,7 +136,11 @@ fn cargo(workspace: &Path) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace);
     // What an outer cargo or a wrapper such as clippy set is meant for the host's code.
-    for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER"] {
+    for variable in [
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "RUSTC_WORKSPACE_WRAPPER",
+    ] {
         cargo.env_remove(variable);
     }
     cargo
@@ -135,7 +153,10 @@ fn publish(built: &Path, object: &Path) -> Result<(), String> {
         let code = fs::read(built)?;
         if fs::read(object).is_ok_and(|there| there == code) {
             if fs::metadata(object)?.modified()? < fs::metadata(built)?.modified()? {
-                fs::File::options().write(true).open(object)?.set_modified(SystemTime::now())?;
+                fs::File::options()
+                    .write(true)
+                    .open(object)?
+                    .set_modified(SystemTime::now())?;
             }
             return Ok(());
         }
@@ -156,8 +177,16 @@ fn publish(built: &Path, object: &Path) -> Result<(), String> {
 fn run(command: &mut Command, attempt: &str, remedy: &str) -> Result<(), String> {
     match command.status() {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(failed(attempt, &format!("{}: {status}", line(command)), remedy)),
-        Err(error) => Err(failed(attempt, &format!("{}: {error}", line(command)), remedy)),
+        Ok(status) => Err(failed(
+            attempt,
+            &format!("{}: {status}", line(command)),
+            remedy,
+        )),
+        Err(error) => Err(failed(
+            attempt,
+            &format!("{}: {error}", line(command)),
+            remedy,
+        )),
     }
 }
 

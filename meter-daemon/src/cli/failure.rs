@@ -15,6 +15,8 @@ pub enum Exit {
     Refused = 1,
     /// The command line is wrong: `EX_USAGE`.
     Usage = 64,
+    /// What was recorded cannot be used: `EX_DATAERR`.
+    Data = 65,
     /// A file given cannot be read: `EX_NOINPUT`.
     NoInput = 66,
     /// The daemon is not running: `EX_UNAVAILABLE`.

@@ -126,7 +126,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         style: Style::of_stdout(),
     };
     match cli.command {
-        Command::Run => crate::daemon::run(&context.config),
+        Command::Run => Ok(crate::daemon::run(&context.config)?),
         Command::Status(args) => status::run(&args, &context),
         Command::Usage(args) => usage::run(&args, &context),
         Command::Explain(args) => explain::explain(&args, &context),

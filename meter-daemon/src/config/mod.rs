@@ -231,6 +231,14 @@ impl Config {
         self.claims.claim(link, &self.discover)
     }
 
+    /// Whether the files name this machine.
+    #[must_use]
+    pub fn is_configured(&self, machine: &MachineId) -> bool {
+        self.machines
+            .iter()
+            .any(|configured| configured.id == *machine)
+    }
+
     /// The terms of a machine that claims an interface.
     #[must_use]
     pub fn machine(&self, claim: &Claim) -> Machine {

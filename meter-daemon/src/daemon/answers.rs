@@ -38,25 +38,52 @@ impl Node {
         let mut then = Then::GoOn;
         let said = match ask {
             Ask::Status { machine } => self.fresh(|node| node.status(machine.as_ref())).await,
-            Ask::Usage { machine, by, from, to } => {
-                self.fresh(|node| node.usage_rows(&machine, by, from, to)).await
+            Ask::Usage {
+                machine,
+                by,
+                from,
+                to,
+            } => {
+                self.fresh(|node| node.usage_rows(&machine, by, from, to))
+                    .await
             }
             Ask::Explain { machine } => self.fresh(|node| node.explain(&machine)).await,
             Ask::Offer { machine } => self.fresh(|node| node.offer(&machine)).await,
             Ask::Invoices { account } => {
-                self.fresh(|node| Ok(json!(node.engine.invoices(account.as_ref())))).await
+                self.fresh(|node| Ok(json!(node.engine.invoices(account.as_ref()))))
+                    .await
             }
             Ask::Balance { account } => {
                 self.fresh(|node| {
                     let balance = node.engine.balance(&account);
-                    balance.map(|balance| json!(balance)).ok_or_else(|| unknown("account", &account))
+                    balance
+                        .map(|balance| json!(balance))
+                        .ok_or_else(|| unknown("account", &account))
                 })
                 .await
             }
-            Ask::Events { machine, since, after, limit } => {
-                self.fresh(|node| node.events(&EventFilter { machine, since, after, limit })).await
+            Ask::Events {
+                machine,
+                since,
+                after,
+                limit,
+            } => {
+                self.fresh(|node| {
+                    node.events(&EventFilter {
+                        machine,
+                        since,
+                        after,
+                        limit,
+                    })
+                })
+                .await
             }
-            Ask::Command { actions, reason, key, dry_run } => {
+            Ask::Command {
+                actions,
+                reason,
+                key,
+                dry_run,
+            } => {
                 let commands = actions
                     .into_iter()
                     .map(|action| Command {
@@ -84,7 +111,9 @@ impl Node {
                 return then;
             }
         };
-        answer.send(said.map_or_else(Answer::Problem, Answer::Json)).ok();
+        answer
+            .send(said.map_or_else(Answer::Problem, Answer::Json))
+            .ok();
         then
     }
 
@@ -106,7 +135,8 @@ impl Node {
         machines
             .iter()
             .map(|machine| {
-                self.status_of(machine, now).ok_or_else(|| unknown("machine", machine))
+                self.status_of(machine, now)
+                    .ok_or_else(|| unknown("machine", machine))
             })
             .collect::<Result<Vec<_>, _>>()
             .map(|statuses| json!(statuses))
@@ -133,16 +163,23 @@ impl Node {
         from: Option<Timestamp>,
         to: Option<Timestamp>,
     ) -> Result<Value, Problem> {
-        let zone = self.engine.zone(machine).ok_or_else(|| unknown("machine", machine))?;
-        let rows =
-            self.reader.usage(machine, by, zone, from, to).map_err(|error| unreadable(&error))?;
+        let zone = self
+            .engine
+            .zone(machine)
+            .ok_or_else(|| unknown("machine", machine))?;
+        let rows = self
+            .reader
+            .usage(machine, by, from, to)
+            .map_err(|error| unreadable(&error))?;
         Ok(rows.iter().map(|row| usage_row(row, zone)).collect())
     }
 
     fn explain(&mut self, machine: &MachineId) -> Result<Value, Problem> {
         let now = self.now();
-        let explanation =
-            self.engine.explain(machine, now).ok_or_else(|| unknown("machine", machine))?;
+        let explanation = self
+            .engine
+            .explain(machine, now)
+            .ok_or_else(|| unknown("machine", machine))?;
         let mut value = json!(explanation);
         if let Value::Object(object) = &mut value {
             let sentences: Vec<String> =
@@ -154,12 +191,18 @@ impl Node {
 
     fn offer(&mut self, machine: &MachineId) -> Result<Value, Problem> {
         let now = self.now();
-        let offer = self.engine.offer(machine, now).ok_or_else(|| unknown("machine", machine))?;
+        let offer = self
+            .engine
+            .offer(machine, now)
+            .ok_or_else(|| unknown("machine", machine))?;
         Ok(json!(offer))
     }
 
     fn events(&mut self, filter: &EventFilter) -> Result<Value, Problem> {
-        let events = self.reader.events(filter).map_err(|error| unreadable(&error))?;
+        let events = self
+            .reader
+            .events(filter)
+            .map_err(|error| unreadable(&error))?;
         Ok(events
             .into_iter()
             .map(|(sequence, mut event)| {
@@ -184,7 +227,10 @@ impl Node {
         }
         let request = canonical(&commands);
         if let Some(key) = &key {
-            let known = self.ledger.answer(key).map_err(|error| unreadable(&error))?;
+            let known = self
+                .ledger
+                .answer(key)
+                .map_err(|error| unreadable(&error))?;
             if let Some(known) = known {
                 return repeated(&known, &request);
             }
@@ -192,25 +238,39 @@ impl Node {
         let finish = |effects: &[Effect]| {
             let key = key?;
             let answer = command_answer(effects, false).ok()?.to_string();
-            Some(CommandRecord { key, request, status: 200, answer })
+            Some(CommandRecord {
+                key,
+                request,
+                status: 200,
+                answer,
+            })
         };
-        let effects = self.command(commands, finish).await.map_err(cannot_record)?;
+        let effects = self
+            .command(commands, finish)
+            .await
+            .map_err(cannot_record)?;
         command_answer(&effects, false)
     }
 
     async fn reload_asked(&mut self, path: &Path, dry_run: bool) -> Result<Value, Problem> {
         let new = Config::load(path).map_err(|diagnostics| {
-            Problem::new(422, "the configuration was not taken", diagnostics.plain())
+            Problem::new(422, "the configuration was not taken", diagnostics)
         })?;
         let changes = self.config.difference(&new);
         if !dry_run {
-            self.reconfigure(new, &changes).await.map_err(cannot_record)?;
+            self.reconfigure(new, &changes)
+                .await
+                .map_err(cannot_record)?;
         }
         Ok(json!({ "dry_run": dry_run, "changes": changes }))
     }
 
     async fn detach_asked(&mut self, dry_run: bool) -> Result<Value, Problem> {
-        let removed = if dry_run { self.would_detach() } else { self.detach().await };
+        let removed = if dry_run {
+            Ok(self.would_detach())
+        } else {
+            self.detach().await
+        };
         removed
             .map(|removed| json!({ "dry_run": dry_run, "removed": removed }))
             .map_err(|failure| Problem::new(500, "not everything was removed", failure))
@@ -219,8 +279,10 @@ impl Node {
 
 /// The events that a command caused, or why it was refused.
 fn command_answer(effects: &[Effect], dry_run: bool) -> Result<Value, Problem> {
-    if let Some(Effect::Event(Event { kind: EventKind::Refused { reason, .. }, .. })) =
-        effects.iter().find(|effect| is_refusal(effect))
+    if let Some(Effect::Event(Event {
+        kind: EventKind::Refused { reason, .. },
+        ..
+    })) = effects.iter().find(|effect| is_refusal(effect))
     {
         return Err(Problem::new(409, "refused", reason));
     }
@@ -245,7 +307,10 @@ fn repeated(known: &CommandRecord, request: &str) -> Result<Value, Problem> {
         return Err(Problem::new(
             422,
             "this idempotency key was used for something else",
-            format!("`{}` stands for another command; take a new key for a new command", known.key),
+            format!(
+                "`{}` stands for another command; take a new key for a new command",
+                known.key
+            ),
         ));
     }
     serde_json::from_str(&known.answer)
@@ -254,7 +319,9 @@ fn repeated(known: &CommandRecord, request: &str) -> Result<Value, Problem> {
 
 fn usage_row(row: &UsageRow, zone: &TimeZone) -> Value {
     let local = |instant: Timestamp| {
-        instant.display_with_offset(zone.to_offset(instant)).to_string()
+        instant
+            .display_with_offset(zone.to_offset(instant))
+            .to_string()
     };
     json!({
         "start": local(row.start),
@@ -280,8 +347,12 @@ fn unreadable(error: &LedgerError) -> Problem {
 #[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
 fn cannot_record(error: CycleError) -> Problem {
     let title = match error {
-        CycleError::Host(_) => "the counters cannot be read",
+        CycleError::Host(_) | CycleError::Netlink(_) => "the counters cannot be read",
         CycleError::Ledger(_) => "the ledger cannot be written",
     };
-    Problem::new(503, title, format!("{error}; nothing was changed and nothing is lost"))
+    Problem::new(
+        503,
+        title,
+        format!("{error}; nothing was changed and nothing is lost"),
+    )
 }

@@ -37,7 +37,10 @@ impl Audit {
         kernel: [Bytes; 2],
         shaped: bool,
     ) -> Option<(usize, Bytes, i64)> {
-        let now = Look { ours: reading.frames, kernel };
+        let now = Look {
+            ours: reading.frames,
+            kernel,
+        };
         if shaped {
             self.first.remove(&ifindex);
             self.drift.remove(&ifindex);
@@ -72,7 +75,10 @@ mod tests {
     use super::*;
 
     fn reading(received: u64, sent: u64) -> Reading {
-        Reading { frames: [Bytes(received), Bytes(sent)], ..Reading::default() }
+        Reading {
+            frames: [Bytes(received), Bytes(sent)],
+            ..Reading::default()
+        }
     }
 
     #[test]
@@ -82,7 +88,11 @@ mod tests {
         assert_eq!(audit.look(3, &reading(1_000, 2_000), first, false), None);
         let kernel = [Bytes(50 + 10_000_000_000), Bytes(70 + 10_000_000_000)];
         let same = reading(1_000 + 10_000_000_000, 2_000 + 10_000_000_000 - 9_000_000);
-        assert_eq!(audit.look(3, &same, kernel, false), None, "0.09 % is under way");
+        assert_eq!(
+            audit.look(3, &same, kernel, false),
+            None,
+            "0.09 % is under way"
+        );
         assert_eq!(audit.drift(3), Some([0, -9_000_000]));
         let less = reading(1_000 + 10_000_000_000, 2_000 + 10_000_000_000 - 11_000_000);
         let found = audit.look(3, &less, kernel, false);
@@ -93,8 +103,14 @@ mod tests {
     fn while_a_shaper_stands_nothing_is_compared() {
         let mut audit = Audit::default();
         audit.look(3, &reading(0, 0), [Bytes(0); 2], false);
-        assert_eq!(audit.look(3, &reading(9_000_000, 0), [Bytes(0); 2], true), None);
-        assert_eq!(audit.look(3, &reading(9_000_000, 0), [Bytes(0); 2], false), None);
+        assert_eq!(
+            audit.look(3, &reading(9_000_000, 0), [Bytes(0); 2], true),
+            None
+        );
+        assert_eq!(
+            audit.look(3, &reading(9_000_000, 0), [Bytes(0); 2], false),
+            None
+        );
         assert_eq!(audit.drift(3), Some([0, 0]), "the comparison began anew");
     }
 }

@@ -89,14 +89,17 @@ impl Node {
                 credit: None,
                 // With an earlier owner the interface was metered all along.
                 credits: owner.is_none()
-                    && self.interfaces.is_newborn(link.ifindex, clock::now().monotonic),
+                    && self
+                        .interfaces
+                        .is_newborn(link.ifindex, clock::now().monotonic),
                 counter,
             });
         }
         for (machine, name) in unmetered {
             if self.tally.say_once(format!("slots {name}")) {
                 error!(machine = %machine, interface = name, "unmetered: every counter slot is taken");
-                self.pending.push(records::slots_exhausted(now, &machine, &name));
+                self.pending
+                    .push(records::slots_exhausted(now, &machine, &name));
             }
         }
         Ok(opened)
@@ -105,11 +108,16 @@ impl Node {
     fn renamed(&mut self, now: Timestamp) -> Vec<SlotRecord> {
         let mut renamed = Vec::new();
         for record in self.slots.iter() {
-            let Some(link) = self.interfaces.link(record.interface.ifindex) else { continue };
+            let Some(link) = self.interfaces.link(record.interface.ifindex) else {
+                continue;
+            };
             if link.name != record.name && !self.closing.contains(&record.counter.slot) {
                 info!(from = record.name, to = link.name, "interface renamed");
                 self.pending.push(records::renamed(now, record, &link.name));
-                renamed.push(SlotRecord { name: link.name.clone(), ..record.clone() });
+                renamed.push(SlotRecord {
+                    name: link.name.clone(),
+                    ..record.clone()
+                });
             }
         }
         renamed
@@ -169,7 +177,8 @@ impl Node {
                 self.attached.insert(ifindex, record.counter.slot.0);
                 info!(interface = record.name, machine = %record.machine, "metered");
                 if !record.credits {
-                    self.pending.push(records::attached(now, record, Basis::Baseline));
+                    self.pending
+                        .push(records::attached(now, record, Basis::Baseline));
                 }
                 if hooks == Hooks::Both {
                     self.tally.say_again(&what);
@@ -185,7 +194,8 @@ impl Node {
         };
         if self.tally.say_once(what) {
             error!(interface = record.name, machine = %record.machine, "unmetered: {problem}");
-            self.pending.push(records::attach_failed(now, record, &problem));
+            self.pending
+                .push(records::attach_failed(now, record, &problem));
         }
     }
 
@@ -205,7 +215,10 @@ impl Node {
         for record in owed {
             // A link that vanished in the meantime tells no more; its slot is closing.
             if let Some(credit) = self.earlier_traffic(links, &record).await? {
-                credited.push(SlotRecord { credit: Some(credit), ..record });
+                credited.push(SlotRecord {
+                    credit: Some(credit),
+                    ..record
+                });
             }
         }
         let now = self.now();
@@ -221,10 +234,18 @@ impl Node {
             .filter(|sample| !sample.traffic.is_zero())
             .collect();
         let mut next = self.engine.clone();
-        let effects =
-            next.step(now, &Observation { traffic: samples.clone(), commands: Vec::new() });
+        let effects = next.step(
+            now,
+            &Observation {
+                traffic: samples.clone(),
+                commands: Vec::new(),
+            },
+        );
         let mut batch = self.batch(now, &next, &effects);
-        batch.usage = samples.into_iter().map(|sample| self.usage(&next, sample)).collect();
+        batch.usage = samples
+            .into_iter()
+            .map(|sample| self.usage(&next, sample))
+            .collect();
         batch.events.extend(
             credited
                 .iter()
@@ -251,7 +272,9 @@ impl Node {
         let mut last = None;
         for _ in 0..CREDIT_READINGS {
             let before = node::reading(&self.programs.reading(record.counter.slot.0)?);
-            let Some(link) = links.get(record.interface.ifindex).await? else { break };
+            let Some(link) = links.get(record.interface.ifindex).await? else {
+                break;
+            };
             let after = node::reading(&self.programs.reading(record.counter.slot.0)?);
             let seen = [
                 link.kernel.received.saturating_sub(counted(&after, 0)),
@@ -263,13 +286,21 @@ impl Node {
             }
             last = Some(seen);
         }
-        Ok(best.map(|[received, sent]| Traffic { received, sent, exempt: Bytes::ZERO }))
+        Ok(best.map(|[received, sent]| Traffic {
+            received,
+            sent,
+            exempt: Bytes::ZERO,
+        }))
     }
 
     /// Last deltas into the ledger, then programs, shapers and slots of what is gone go.
     async fn let_go(&mut self) -> Result<(), CycleError> {
-        let leaving: Vec<SlotRecord> =
-            self.closing.iter().filter_map(|slot| self.slots.get(*slot)).cloned().collect();
+        let leaving: Vec<SlotRecord> = self
+            .closing
+            .iter()
+            .filter_map(|slot| self.slots.get(*slot))
+            .cloned()
+            .collect();
         self.measure().await?;
         for record in leaving {
             let ifindex = record.interface.ifindex;
@@ -284,9 +315,22 @@ impl Node {
     }
 
     pub(super) fn usage(&self, engine: &crate::engine::Engine, sample: Sample) -> Usage {
-        let zone = engine.zone(&sample.machine).unwrap_or(&self.config.time_zone).clone();
-        let Sample { machine, from, to, traffic } = sample;
-        Usage { machine, zone, from, to, traffic }
+        let zone = engine
+            .zone(&sample.machine)
+            .unwrap_or(&self.config.time_zone)
+            .clone();
+        let Sample {
+            machine,
+            from,
+            to,
+            traffic,
+        } = sample;
+        Usage {
+            machine,
+            zone,
+            from,
+            to,
+            traffic,
+        }
     }
 }
-

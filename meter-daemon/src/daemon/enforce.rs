@@ -15,10 +15,10 @@ use crate::{
         units::{BitsPerSecond, MachineId},
     },
     host::{
-        HostError,
-        programs::Shaper,
+        error::HostError,
         netlink::NetlinkError,
-        shaping::{self, Change, Figures, Found, Root, SavedRoot, Shaping},
+        programs::Shaper,
+        shaping::{self, Change, Figures, Found, Root, RootAfter, SavedRoot, Shaping},
     },
     ledger::{BootId, HostNote, LedgerError, Shaped, SlotRecord},
 };
@@ -51,7 +51,11 @@ fn note_prefix(boot: &BootId, netns: u64) -> String {
 
 fn note_key(record: &SlotRecord) -> String {
     let interface = record.interface;
-    format!("{}{}", note_prefix(&record.counter.boot, interface.netns), interface.ifindex)
+    format!(
+        "{}{}",
+        note_prefix(&record.counter.boot, interface.netns),
+        interface.ifindex
+    )
 }
 
 impl Enforcer {
@@ -65,21 +69,30 @@ impl Enforcer {
         let mut touched = BTreeMap::new();
         let prefix = note_prefix(boot, netns);
         for (key, value) in notes {
-            let Some(ifindex) = key.strip_prefix(&prefix).and_then(|rest| rest.parse().ok())
-            else {
+            let Some(ifindex) = key.strip_prefix(&prefix).and_then(|rest| rest.parse().ok()) else {
                 continue;
             };
             let saved = serde_json::from_str(value).unwrap_or_else(|error| {
-                warn!("the note of the root qdisc of interface {ifindex} is unreadable ({error}); \
-                       lifting its throttle will leave the default qdisc");
+                warn!(
+                    "the note of the root qdisc of interface {ifindex} is unreadable ({error}); \
+                       lifting its throttle will leave the default qdisc"
+                );
                 None
             });
             // An interface that went away meanwhile has no figures and nothing to lift.
-            let standing = shaping.figures(ifindex).await.ok().flatten().map(Shaped::from);
+            let standing = shaping
+                .figures(ifindex)
+                .await
+                .ok()
+                .flatten()
+                .map(Shaped::from);
             touched.insert(ifindex, Touched { saved, standing });
         }
         for stray in shaping.stray_ifbs().await? {
-            info!(ifindex = stray.ifindex, "removing an IFB of ours whose interface is gone");
+            info!(
+                ifindex = stray.ifindex,
+                "removing an IFB of ours whose interface is gone"
+            );
             shaping.delete_stray(&stray).await?;
         }
         Ok(Self { shaping, touched })
@@ -101,13 +114,21 @@ impl Enforcer {
         self.touched.get(&ifindex)?.standing?;
         // Gone together with the interface: what came through since the last reading is no
         // longer known to anyone.
-        self.shaping.figures(ifindex).await.ok().flatten().map(Shaped::from)
+        self.shaping
+            .figures(ifindex)
+            .await
+            .ok()
+            .flatten()
+            .map(Shaped::from)
     }
 }
 
 impl From<Figures> for Shaped {
     fn from(figures: Figures) -> Self {
-        Self { ifb: figures.ifb, through: figures.traffic }
+        Self {
+            ifb: figures.ifb,
+            through: figures.traffic,
+        }
     }
 }
 
@@ -140,7 +161,11 @@ impl Node {
     }
 
     fn wanted(&self, machine: &MachineId) -> Enforcement {
-        if self.config.dry_run { Enforcement::None } else { self.engine.enforcement(machine) }
+        if self.config.dry_run {
+            Enforcement::None
+        } else {
+            self.engine.enforcement(machine)
+        }
     }
 
     /// A rate is the machine's, over all its interfaces.
@@ -167,9 +192,18 @@ impl Node {
             self.remember_root(record, &found)?;
         }
         let installed = self.enforcer.shaping.install(ifindex, rate).await?;
-        let figures = self.enforcer.shaping.figures(ifindex).await?.map(Shaped::from);
-        let shaper = Shaper { major: shaping::MAJOR, ifb_ifindex: installed.ifb_ifindex };
-        self.programs.set_shaper(ifindex, record.counter.slot.0, Some(shaper))?;
+        let figures = self
+            .enforcer
+            .shaping
+            .figures(ifindex)
+            .await?
+            .map(Shaped::from);
+        let shaper = Shaper {
+            major: shaping::MAJOR,
+            ifb_ifindex: installed.ifb_ifindex,
+        };
+        self.programs
+            .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?;
         if installed.change == Change::Nothing && stood {
             return Ok(());
         }
@@ -196,10 +230,21 @@ impl Node {
         info!(interface = record.name, machine = %record.machine, "{detail}");
         let now = self.now();
         let mut batch = self.batch(now, &self.engine, &[]);
-        batch.events.push(records::enforced(now, &record.machine, &record.name, detail));
-        batch.slots.push(SlotRecord { shaped, ..self.current(record) });
+        batch.events.push(records::enforced(
+            now,
+            &record.machine,
+            &record.name,
+            detail,
+        ));
+        batch.slots.push(SlotRecord {
+            shaped,
+            ..self.current(record)
+        });
         if shaped.is_none() {
-            batch.notes.push(HostNote { key: note_key(record), value: None });
+            batch.notes.push(HostNote {
+                key: note_key(record),
+                value: None,
+            });
         }
         let engine = self.engine.clone();
         Ok(self.commit(&batch, engine)?)
@@ -209,7 +254,10 @@ impl Node {
     fn remember_root(&mut self, record: &SlotRecord, found: &Found) -> Result<(), EnforceError> {
         let saved = match &found.root {
             Root::Foreign { kind, why } => {
-                return Err(EnforceError::Foreign { kind: kind.clone(), why: why.clone() });
+                return Err(EnforceError::Foreign {
+                    kind: kind.clone(),
+                    why: why.clone(),
+                });
             }
             Root::Restorable(saved) => Some(saved.clone()),
             Root::None | Root::Default(_) | Root::Ours { .. } => None,
@@ -222,7 +270,11 @@ impl Node {
         });
         let engine = self.engine.clone();
         self.commit(&batch, engine)?;
-        let touched = self.enforcer.touched.entry(record.interface.ifindex).or_default();
+        let touched = self
+            .enforcer
+            .touched
+            .entry(record.interface.ifindex)
+            .or_default();
         touched.saved = saved;
         Ok(())
     }
@@ -233,11 +285,24 @@ impl Node {
         if let Err(failure) = self.measure().await {
             warn!("reading before a throttle is lifted: {failure}");
         }
-        self.programs.set_shaper(ifindex, record.counter.slot.0, None)?;
-        let saved = self.enforcer.touched.get(&ifindex).and_then(|t| t.saved.clone());
-        let removed = self.enforcer.shaping.remove(ifindex, saved.as_ref()).await?;
+        self.programs
+            .set_shaper(ifindex, record.counter.slot.0, None)?;
+        let saved = self
+            .enforcer
+            .touched
+            .get(&ifindex)
+            .and_then(|t| t.saved.clone());
+        let removed = self
+            .enforcer
+            .shaping
+            .remove(ifindex, saved.as_ref())
+            .await?;
         self.enforcer.touched.remove(&ifindex);
-        self.enforced(record, None, &format!("throttle lifted; {}", removed.root))
+        self.enforced(
+            record,
+            None,
+            &format!("throttle lifted; {}", after(&removed.root)),
+        )
     }
 
     /// An interface went away with its shaper: its IFB and the note go, too.
@@ -247,7 +312,10 @@ impl Node {
             return;
         }
         if let Err(failure) = self.enforcer.shaping.remove(ifindex, None).await {
-            warn!(interface = record.name, "cleaning up after a vanished interface: {failure}");
+            warn!(
+                interface = record.name,
+                "cleaning up after a vanished interface: {failure}"
+            );
         }
         if let Err(failure) = self.forget_note(record) {
             warn!(interface = record.name, "{failure}");
@@ -257,14 +325,20 @@ impl Node {
     fn forget_note(&mut self, record: &SlotRecord) -> Result<(), LedgerError> {
         let now = self.now();
         let mut batch = self.batch(now, &self.engine, &[]);
-        batch.notes.push(HostNote { key: note_key(record), value: None });
+        batch.notes.push(HostNote {
+            key: note_key(record),
+            value: None,
+        });
         let engine = self.engine.clone();
         self.commit(&batch, engine)
     }
 
     /// The record as it is by now: `record` may be older than the last commit.
     fn current(&self, record: &SlotRecord) -> SlotRecord {
-        self.slots.get(record.counter.slot).unwrap_or(record).clone()
+        self.slots
+            .get(record.counter.slot)
+            .unwrap_or(record)
+            .clone()
     }
 
     fn said(&mut self, record: &SlotRecord, outcome: Result<(), EnforceError>) {
@@ -288,6 +362,15 @@ impl Node {
         }
     }
 
+    /// The interfaces that have, or may have, a shaper of ours.
+    pub(super) fn shaped_interfaces(&self) -> Vec<String> {
+        self.slots
+            .iter()
+            .filter(|record| self.enforcer.touches(record.interface.ifindex))
+            .map(|record| format!("the shaper of {}", record.name))
+            .collect()
+    }
+
     /// Removes every shaper and puts back what stood, for `detach`.
     pub(super) async fn lift_everything(&mut self) {
         let touched: Vec<SlotRecord> = self
@@ -300,6 +383,17 @@ impl Node {
             let outcome = self.lift(&record).await;
             self.said(&record, outcome);
         }
+    }
+}
+
+fn after(root: &RootAfter) -> String {
+    match root {
+        RootAfter::Restored => "what stood at the root before stands again".to_owned(),
+        RootAfter::DefaultBack => "the kernel's default is back at the root".to_owned(),
+        RootAfter::ForeignLeftAlone(kind) => {
+            format!("somebody put {kind} at the root meanwhile: it was left alone")
+        }
+        RootAfter::InterfaceGone => "the interface is gone".to_owned(),
     }
 }
 
@@ -318,4 +412,3 @@ enum EnforceError {
     )]
     Foreign { kind: String, why: String },
 }
-

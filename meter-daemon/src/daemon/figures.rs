@@ -11,10 +11,7 @@ pub(crate) fn collect(node: &mut Node) -> Figures {
     let now = node.now();
     let machines = node
         .shown()
-        .filter_map(|machine| {
-            let period = node.engine.period(machine)?;
-            Some(machine_figures(node.engine.status(machine, now)?, period))
-        })
+        .filter_map(|machine| machine_figures(node.engine.status(machine, now)?))
         .collect();
     Figures {
         machines,
@@ -29,16 +26,13 @@ pub(crate) fn collect(node: &mut Node) -> Figures {
         drift_repairs: node.tally.drift_repairs,
         counter_restarts: node.tally.counter_restarts,
         enforcement_failures: node.tally.enforcement_failures,
-        outbox_pending: node.reader.outbox_pending().unwrap_or(0),
+        outbox_pending: node.reader.outbox_waiting().unwrap_or(0),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 
-fn machine_figures(
-    status: Status,
-    (period_start, period_end): (jiff::Timestamp, jiff::Timestamp),
-) -> MachineFigures {
-    MachineFigures {
+fn machine_figures(status: Status) -> Option<MachineFigures> {
+    Some(MachineFigures {
         machine: status.machine,
         account: status.account,
         plan: status.plan,
@@ -46,12 +40,12 @@ fn machine_figures(
         used: status.used,
         allowance: status.allowance,
         remaining: status.remaining,
-        period_start,
-        period_end,
+        period_start: status.period.start.parse().ok()?,
+        period_end: status.period.end.parse().ok()?,
         forecast: status.forecast,
         rate_limit: status.rate_limit_bits_per_second,
         cap_remaining: status.cap_remaining,
-    }
+    })
 }
 
 /// Counted since the slot was handed out, with what was credited from before.

@@ -35,12 +35,7 @@ pub(crate) struct Interfaces {
 
 impl Interfaces {
     /// `recorded`: the highest ifindex the ledger has seen in this boot and namespace.
-    pub(crate) fn new(
-        boot: BootId,
-        netns: u64,
-        recorded: Option<u32>,
-        later_boot: bool,
-    ) -> Self {
+    pub(crate) fn new(boot: BootId, netns: u64, recorded: Option<u32>, later_boot: bool) -> Self {
         Self {
             boot,
             netns,
@@ -81,8 +76,12 @@ impl Interfaces {
     /// All that is there now; whatever else we knew is gone.
     pub(crate) fn replace(&mut self, links: Vec<Link>, config: &Config, now: Duration) {
         let present: BTreeSet<u32> = links.iter().map(|link| link.ifindex).collect();
-        let gone: Vec<u32> =
-            self.links.keys().filter(|ifindex| !present.contains(ifindex)).copied().collect();
+        let gone: Vec<u32> = self
+            .links
+            .keys()
+            .filter(|ifindex| !present.contains(ifindex))
+            .copied()
+            .collect();
         for ifindex in gone {
             self.gone(ifindex);
         }
@@ -141,7 +140,10 @@ impl Interfaces {
     }
 
     pub(crate) fn id(&self, ifindex: u32) -> InterfaceId {
-        InterfaceId { netns: self.netns, ifindex }
+        InterfaceId {
+            netns: self.netns,
+            ifindex,
+        }
     }
 
     pub(crate) fn link(&self, ifindex: u32) -> Option<&Link> {
@@ -160,13 +162,18 @@ impl Interfaces {
 
     /// Whether what an interface moved before it was metered is to be credited.
     pub(crate) fn is_newborn(&self, ifindex: u32, now: Duration) -> bool {
-        self.born.get(&ifindex).is_some_and(|born| now.saturating_sub(*born) < NEWBORN)
+        self.born
+            .get(&ifindex)
+            .is_some_and(|born| now.saturating_sub(*born) < NEWBORN)
     }
 
     pub(crate) fn highest_if_grown(&self) -> Option<Highest> {
         (self.recorded != Some(self.highest)).then(|| Highest {
             boot: self.boot.clone(),
-            interface: InterfaceId { netns: self.netns, ifindex: self.highest },
+            interface: InterfaceId {
+                netns: self.netns,
+                ifindex: self.highest,
+            },
         })
     }
 
@@ -250,11 +257,17 @@ mod tests {
         assert!(!interfaces.take_changed(), "the same again");
         interfaces.present(veth(10, "b"), &config, NOW);
         assert!(interfaces.take_changed(), "renamed");
-        let uplink = Link { kind: LinkKind::Other("bridge".into()), ..veth(11, "vmbr0") };
+        let uplink = Link {
+            kind: LinkKind::Other("bridge".into()),
+            ..veth(11, "vmbr0")
+        };
         interfaces.present(uplink, &config, NOW);
         assert!(!interfaces.take_changed(), "nobody's");
         interfaces.replace(vec![], &config, NOW);
         assert!(interfaces.take_changed());
-        assert_eq!(interfaces.highest_if_grown().map(|h| h.interface.ifindex), Some(11));
+        assert_eq!(
+            interfaces.highest_if_grown().map(|h| h.interface.ifindex),
+            Some(11)
+        );
     }
 }

@@ -22,7 +22,10 @@ pub(crate) struct Known(BTreeMap<MachineId, PlanName>);
 impl Known {
     pub(crate) fn from_notes(notes: &[(String, String)]) -> Self {
         let machine = |(key, plan): &(String, String)| {
-            Some((MachineId::from(key.strip_prefix(PREFIX)?), PlanName::from(plan.as_str())))
+            Some((
+                MachineId::from(key.strip_prefix(PREFIX)?),
+                PlanName::from(plan.as_str()),
+            ))
         };
         Self(notes.iter().filter_map(machine).collect())
     }
@@ -34,7 +37,7 @@ impl Known {
             .claims()
             .filter(|(_, claim)| !config.is_configured(&claim.machine))
             .filter_map(|(_, claim)| Some((&claim.machine, claim.plan.as_ref()?)))
-            .filter(|(machine, plan)| self.0.get(machine) != Some(plan) && seen.insert(*machine))
+            .filter(|(machine, plan)| self.0.get(*machine) != Some(*plan) && seen.insert(*machine))
             .map(|(machine, plan)| HostNote {
                 key: format!("{PREFIX}{machine}"),
                 value: Some(plan.to_string()),
@@ -45,7 +48,9 @@ impl Known {
     /// What the ledger has recorded.
     pub(crate) fn recorded(&mut self, notes: &[HostNote]) {
         for note in notes {
-            let Some(machine) = note.key.strip_prefix(PREFIX) else { continue };
+            let Some(machine) = note.key.strip_prefix(PREFIX) else {
+                continue;
+            };
             match &note.value {
                 Some(plan) => self.0.insert(machine.into(), plan.as_str().into()),
                 None => self.0.remove(machine),
@@ -59,7 +64,13 @@ impl Known {
             .0
             .iter()
             .map(|(machine, plan)| {
-                (machine.clone(), Claim { machine: machine.clone(), plan: Some(plan.clone()) })
+                (
+                    machine.clone(),
+                    Claim {
+                        machine: machine.clone(),
+                        plan: Some(plan.clone()),
+                    },
+                )
             })
             .collect();
         for (_, claim) in interfaces.claims() {

@@ -4,37 +4,46 @@ use std::path::Path;
 
 use tracing::warn;
 
-use super::{
-    node::Node,
-    open::{Failure, directory},
-};
+use super::{node::Node, open::Failure};
 use crate::{
     config::Config,
-    host::{links::Links, programs::detach_all, shaping::Shaping},
+    host::{
+        links::Links,
+        programs::{Removed, detach_all},
+        shaping::{Root, Shaping},
+    },
+    ledger::LedgerError,
 };
 
 /// `meterd detach` without a daemon: does what the daemon would have done.
 ///
 /// # Errors
 /// When something of ours may still be there.
-pub fn detach(config_path: &Path) -> Result<Vec<String>, Failure> {
-    let config = Config::load(config_path).map_err(Failure::Configuration)?;
+pub fn detach(config_path: &Path, dry_run: bool) -> Result<Vec<String>, Failure> {
+    let config = Config::load(config_path)?;
     super::runtime()?.block_on(async {
-        directory(&config.state_directory)?;
         let links = Links::open()?;
-        let pins = config.pin_directory.clone();
+        let (pins, runtime) = (
+            config.pin_directory.clone(),
+            config.runtime_directory.clone(),
+        );
         match Node::open(config, &links).await {
             Ok(mut node) => {
                 node.adopt_attached()?;
-                node.detach().await
+                if dry_run {
+                    Ok(node.would_detach())
+                } else {
+                    node.detach().await
+                }
             }
             // Whoever holds the state directory does the detaching, or is asked to end.
-            Err(failure) if failure.exit_status() == super::open::HELD => Err(failure),
+            Err(failure @ Failure::Ledger(LedgerError::Held { .. })) => Err(failure),
             // The kernel's side can be left whatever became of the ledger.
+            Err(failure) if dry_run => Err(failure),
             Err(failure) => {
                 warn!("leaving without a last reading: {failure}");
                 let mut removed = remove_shapers(&links).await?;
-                removed.extend(remove_programs(&pins)?);
+                removed.extend(remove_programs(&pins, &runtime)?);
                 Ok(removed)
             }
         }
@@ -44,20 +53,28 @@ pub fn detach(config_path: &Path) -> Result<Vec<String>, Failure> {
 impl Node {
     /// A last reading, shapers lifted, programs, pins and qdiscs gone, the slots free.
     pub(super) async fn detach(&mut self) -> Result<Vec<String>, Failure> {
-        let mut removed = self.lift_everything().await;
-        // Programs first: what they count between the reading and their end is the rest.
+        let mut removed = self.shaped_interfaces();
+        self.lift_everything().await;
         let programs = self.metered();
+        // Before the last reading, so that nothing is counted after it.
         for (ifindex, slot) in std::mem::take(&mut self.attached) {
             self.programs.release(ifindex, slot)?;
         }
-        self.closing = self.slots.iter().map(|record| record.counter.slot).collect();
+        self.closing = self
+            .slots
+            .iter()
+            .map(|record| record.counter.slot)
+            .collect();
         if let Err(failure) = self.measure().await {
             warn!("the last reading could not be recorded: {failure}");
         }
         if programs > 0 {
             removed.push(format!("programs on {programs} interfaces"));
         }
-        removed.extend(remove_programs(&self.config.pin_directory)?);
+        removed.extend(remove_programs(
+            &self.config.pin_directory,
+            &self.config.runtime_directory,
+        )?);
         Ok(removed)
     }
 
@@ -65,13 +82,29 @@ impl Node {
     pub(super) fn would_detach(&self) -> Vec<String> {
         let mut removed = self.shaped_interfaces();
         removed.push(format!("programs on {} interfaces", self.metered()));
-        removed.push(format!("the pins below {}", self.config.pin_directory.display()));
+        removed.push(format!(
+            "the pins below {}",
+            self.config.pin_directory.display()
+        ));
         removed
     }
 }
 
-fn remove_programs(pins: &Path) -> Result<Vec<String>, Failure> {
-    Ok(detach_all(pins)?.to_string().lines().map(str::to_owned).collect())
+fn remove_programs(pins: &Path, runtime: &Path) -> Result<Vec<String>, Failure> {
+    let Removed {
+        links,
+        filters,
+        maps,
+    } = detach_all(pins, runtime)?;
+    let found = [
+        (links, "pinned links"),
+        (filters, "filters"),
+        (maps, "pinned maps"),
+    ];
+    let some = found.into_iter().filter(|(count, _)| *count > 0);
+    Ok(some
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect())
 }
 
 /// Every shaper of ours that can be found without the ledger. What stood before is not known
@@ -87,7 +120,7 @@ async fn remove_shapers(links: &Links) -> Result<Vec<String>, Failure> {
                 continue;
             }
         };
-        if found.is_ours() {
+        if found.ifb.is_some() || matches!(found.root, Root::Ours { .. }) {
             match shaping.remove(link.ifindex, None).await {
                 Ok(_) => removed.push(format!("the shaper of {}", link.name)),
                 Err(failure) => warn!(interface = link.name, "{failure}"),

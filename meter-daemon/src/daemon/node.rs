@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    delivery,
     engine::{
         Effect, Engine, Observation, Sample,
         command::Command,
@@ -34,12 +35,13 @@ use crate::{
     host::{
         clock::{self, Moment},
         error::HostError,
+        links::Link,
         netlink::NetlinkError,
         programs::{Programs, SlotReading},
     },
     ledger::{
-        Batch, CommandRecord, EventRecord, Ledger, LedgerError, Lock, Reader, Reading, Slot, SlotRecord, Usage,
-        cursor,
+        Batch, CommandRecord, EventRecord, Ledger, LedgerError, Lock, Reader, Reading, Slot,
+        SlotRecord, cursor,
     },
 };
 
@@ -103,7 +105,9 @@ impl Node {
     pub(crate) async fn poll(&mut self) -> Result<(), CycleError> {
         let started = clock::now().monotonic;
         self.measure().await?;
-        self.tally.polls.observe(clock::now().monotonic.saturating_sub(started));
+        self.tally
+            .polls
+            .observe(clock::now().monotonic.saturating_sub(started));
         self.apply().await;
         Ok(())
     }
@@ -119,9 +123,16 @@ impl Node {
         self.measure().await?;
         let now = self.now();
         let mut next = self.engine.clone();
-        let effects = next.step(now, &Observation { traffic: Vec::new(), commands });
+        let effects = next.step(
+            now,
+            &Observation {
+                traffic: Vec::new(),
+                commands,
+            },
+        );
         if effects.iter().any(is_refusal) {
-            self.pending.extend(records::engine_events(&refusals(&effects)));
+            self.pending
+                .extend(records::engine_events(&refusals(&effects)));
             return Ok(effects);
         }
         let mut batch = self.batch(now, &next, &effects);
@@ -134,7 +145,13 @@ impl Node {
     /// What commands would do: the same step, on a clone that is thrown away.
     pub(crate) fn rehearse(&mut self, commands: Vec<Command>) -> Vec<Effect> {
         let now = self.now();
-        self.engine.clone().step(now, &Observation { traffic: Vec::new(), commands })
+        self.engine.clone().step(
+            now,
+            &Observation {
+                traffic: Vec::new(),
+                commands,
+            },
+        )
     }
 
     /// Observe, step, record: everything up to now is in the ledger, or nothing changed.
@@ -148,7 +165,10 @@ impl Node {
             to: now,
             traffic: *traffic,
         });
-        let observation = Observation { traffic: samples.collect(), commands: Vec::new() };
+        let observation = Observation {
+            traffic: samples.collect(),
+            commands: Vec::new(),
+        };
         let mut next = self.engine.clone();
         let effects = next.step(now, &observation);
 
@@ -182,13 +202,18 @@ impl Node {
         let readings = self.programs.readings()?;
         let mut observed = Observed::default();
         for record in self.slots.iter() {
-            let Some(reading) = readings.get(record.counter.slot.0 as usize) else { continue };
+            let Some(reading) = readings.get(record.counter.slot.0 as usize) else {
+                continue;
+            };
             let reading = self::reading(reading);
             let ifindex = record.interface.ifindex;
             let shaped = self.enforcer.shaped_now(ifindex).await;
             let closing = self.closing.contains(&record.counter.slot);
             let first = || self.enforcer.shaped_at_first(ifindex);
-            let before = SlotRecord { shaped: record.shaped.or_else(first), ..record.clone() };
+            let before = SlotRecord {
+                shaped: record.shaped.or_else(first),
+                ..record.clone()
+            };
             match cursor::delta(&before, &reading, shaped) {
                 Ok(delta) => {
                     if !delta.is_zero() {
@@ -197,7 +222,9 @@ impl Node {
                 }
                 Err(fell) => {
                     error!(interface = record.name, "{fell}");
-                    observed.events.push(records::counter_fell(now, record, &fell));
+                    observed
+                        .events
+                        .push(records::counter_fell(now, record, &fell));
                     observed.fell += 1;
                 }
             }
@@ -245,7 +272,68 @@ impl Node {
         self.slots.commit(&batch.slots, &batch.freed);
         self.interfaces.highest_recorded(batch.highest.as_ref());
         self.known.recorded(&batch.notes);
-        crate::delivery::journal(&batch.events);
+        if batch.events.iter().any(|event| event.notice.is_some()) {
+            self.deliver(batch.at);
+        }
+        Ok(())
+    }
+
+    /// What waits in the outbox goes out. Failing to is no reason to stop.
+    pub(super) fn deliver(&mut self, now: Timestamp) {
+        let outcome = self
+            .reader
+            .outbox_pending(usize::MAX)
+            .and_then(|waiting| delivery::journal(&mut self.ledger, waiting, now));
+        if let Err(failure) = outcome {
+            warn!("notices wait in the outbox: {failure}");
+        }
+    }
+
+    /// The machines that are configured or have an interface here.
+    pub(super) fn shown(&self) -> impl Iterator<Item = &MachineId> {
+        let here: BTreeSet<&MachineId> = self
+            .interfaces
+            .claims()
+            .map(|(_, claim)| &claim.machine)
+            .collect();
+        self.engine
+            .machines()
+            .filter(move |machine| here.contains(machine) || self.config.is_configured(machine))
+    }
+
+    /// How many interfaces are metered.
+    pub(super) fn metered(&self) -> usize {
+        self.attached.len()
+    }
+
+    /// Our counts against the kernel's, on the same basis.
+    pub(super) fn audit(&mut self, links: &[Link]) -> Result<(), HostError> {
+        let readings = self.programs.readings()?;
+        for link in links {
+            let Some(slot) = self.attached.get(&link.ifindex) else {
+                continue;
+            };
+            let Some(reading) = readings.get(*slot as usize) else {
+                continue;
+            };
+            let kernel = [link.kernel.received, link.kernel.sent];
+            let shaped = self.enforcer.touches(link.ifindex);
+            let found = self
+                .audit
+                .look(link.ifindex, &self::reading(reading), kernel, shaped);
+            let what = format!("drift {}", link.ifindex);
+            match found {
+                None => self.tally.say_again(&what),
+                Some((direction, moved, drift)) if self.tally.say_once(what) => warn!(
+                    interface = link.name,
+                    direction = ["received", "sent"][direction],
+                    kernel = moved.0,
+                    drift,
+                    "the program's count differs from the kernel's by more than 0.1 %"
+                ),
+                Some(_) => {}
+            }
+        }
         Ok(())
     }
 
@@ -296,5 +384,9 @@ pub(crate) fn is_refusal(effect: &Effect) -> bool {
 }
 
 fn refusals(effects: &[Effect]) -> Vec<Effect> {
-    effects.iter().filter(|effect| is_refusal(effect)).cloned().collect()
+    effects
+        .iter()
+        .filter(|effect| is_refusal(effect))
+        .cloned()
+        .collect()
 }

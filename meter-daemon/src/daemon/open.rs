@@ -1,8 +1,15 @@
 //! From nothing, or from what an earlier run left, to a node that meters.
 
-use std::{collections::{BTreeMap, BTreeSet}, io, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use jiff::Timestamp;
+use meter_common::CountBytes;
+use rust_decimal::prelude::ToPrimitive as _;
 use tracing::{info, warn};
 
 use super::{
@@ -17,15 +24,17 @@ use super::{
     time::EngineClock,
 };
 use crate::{
-    config::{Config, Diagnostics},
-    engine::{Engine, EngineSettings, RestoreError},
+    api::socket::BindError,
+    cli::{Exit, check::refused},
+    config::{self, Config, Diagnostics},
+    engine::{Breaker, Engine, EngineSettings, RestoreError},
     host::{
         clock,
         error::HostError,
         identity::{self, IdentityError},
         links::Links,
         netlink::NetlinkError,
-        programs::{Hooks, ProgramOptions, Programs},
+        programs::{Attach, Hooks, Mode, ProgramOptions, Programs},
         shaping::Shaping,
     },
     ledger::{self, BootId, Ledger, LedgerError, MapSetId, Remembered, SlotRecord},
@@ -35,8 +44,11 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The configuration has errors.
-    #[error("{}", .0.plain())]
-    Configuration(Diagnostics),
+    #[error("{found}\n\n{}", refused(found))]
+    Configuration {
+        /// All of them.
+        found: Diagnostics,
+    },
     /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -52,9 +64,20 @@ pub enum Failure {
     /// What the ledger kept for the engine cannot be read.
     #[error("the ledger's record of machines cannot be read: {0}; restore a backup, or report it")]
     Restore(#[from] RestoreError),
-    /// A door cannot be opened.
-    #[error("{0}")]
-    Door(String),
+    /// The control socket cannot be opened.
+    #[error(transparent)]
+    Door(#[from] BindError),
+    /// The metrics' address cannot be listened on.
+    #[error(
+        "cannot listen on {address} for /metrics: {error}; set another `listen` in [metrics], \
+         or \"\" to switch it off"
+    )]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
     /// Anything else that the system refuses.
     #[error("{attempt}: {error}")]
     System {
@@ -68,16 +91,36 @@ pub enum Failure {
 impl Failure {
     /// The exit status, by sysexits(3).
     #[must_use]
-    pub fn exit_status(&self) -> u8 {
+    pub fn exit(&self) -> Exit {
         match self {
-            Self::Configuration(_) => 78,
-            Self::Ledger(error) => error.exit_status(),
-            Self::Host(HostError::NotAllowed { .. }) => 77,
-            Self::Host(error) if is_refusal(error.raw_os_error()) => 77,
-            Self::Host(_) | Self::Netlink(_) | Self::Identity(_) | Self::System { .. } => 71,
-            Self::Restore(_) => 65,
-            Self::Door(_) => 69,
+            Self::Configuration { .. } => Exit::Config,
+            Self::Ledger(error) => match error {
+                LedgerError::Held { .. } | LedgerError::Locked { .. } => Exit::TryAgain,
+                LedgerError::Corrupt { .. } | LedgerError::Newer { .. } => Exit::Data,
+                LedgerError::Permission { .. } => Exit::NotAllowed,
+                _ => Exit::Io,
+            },
+            Self::Restore(_) => Exit::Data,
+            Self::Host(HostError::NotAllowed { .. }) => Exit::NotAllowed,
+            Self::Host(error) if is_refusal(error.raw_os_error()) => Exit::NotAllowed,
+            Self::Host(_) | Self::Netlink(_) | Self::Identity(_) | Self::System { .. } => {
+                Exit::System
+            }
+            Self::Door(BindError::Taken(_)) => Exit::TryAgain,
+            Self::Door(_) | Self::Listen { .. } => Exit::System,
         }
+    }
+}
+
+impl From<Diagnostics> for Failure {
+    fn from(found: Diagnostics) -> Self {
+        Self::Configuration { found }
+    }
+}
+
+impl From<Failure> for crate::cli::Failure {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.exit(), failure)
     }
 }
 
@@ -89,6 +132,7 @@ impl From<CycleError> for Failure {
     fn from(error: CycleError) -> Self {
         match error {
             CycleError::Host(error) => Self::Host(error),
+            CycleError::Netlink(error) => Self::Netlink(error),
             CycleError::Ledger(error) => Self::Ledger(error),
         }
     }
@@ -115,14 +159,23 @@ impl Node {
             .iter()
             .find(|highest| highest.boot == boot && highest.interface.netns == netns)
             .map(|highest| highest.interface.ifindex);
-        let same_boot = remembered.highest.iter().any(|highest| highest.boot == boot);
+        let same_boot = remembered
+            .highest
+            .iter()
+            .any(|highest| highest.boot == boot);
         let later_boot = !same_boot && remembered.last.is_some();
         let mut interfaces = Interfaces::new(boot.clone(), netns, highest, later_boot);
         interfaces.first_sight(links.dump().await?, &config, moment.monotonic);
 
-        let enforcer =
-            Enforcer::open(Shaping::open()?, &boot, netns, &remembered.notes).await?;
-        let Remembered { slots, generations, kept, notes, last, .. } = remembered;
+        let enforcer = Enforcer::open(Shaping::open()?, &boot, netns, &remembered.notes).await?;
+        let Remembered {
+            slots,
+            generations,
+            kept,
+            notes,
+            last,
+            ..
+        } = remembered;
         let (live, ended): (Vec<_>, Vec<_>) = slots.into_iter().partition(|record| {
             record.counter.boot == boot
                 && record.counter.map_set == map_set
@@ -168,9 +221,16 @@ impl Node {
         if ended.is_empty() {
             return Ok(());
         }
-        info!(counters = ended.len(), "counters of an earlier boot or map set have ended");
+        info!(
+            counters = ended.len(),
+            "counters of an earlier boot or map set have ended"
+        );
         let mut batch = self.batch(now, &self.engine, &[]);
-        batch.events.extend(ended.iter().map(|record| records::counter_ended(now, record)));
+        batch.events.extend(
+            ended
+                .iter()
+                .map(|record| records::counter_ended(now, record)),
+        );
         batch.freed = ended.iter().map(|record| record.counter.clone()).collect();
         let engine = self.engine.clone();
         self.commit(&batch, engine)
@@ -179,24 +239,41 @@ impl Node {
     /// The first cycle: what was counted while nobody looked is recorded before anything
     /// changes, then what should be metered is, and what should stand stands.
     pub(crate) async fn start(&mut self, links: &Links) -> Result<(), Failure> {
-        for attached in self.programs.attached()? {
-            let interface = self.interfaces.id(attached.ifindex);
-            let known = self
-                .slots
-                .of_interface(interface)
-                .is_some_and(|record| record.counter.slot.0 == attached.slot);
-            if !known {
-                warn!(ifindex = attached.ifindex, "letting go of programs the ledger does not know");
-                self.programs.release(attached.ifindex, attached.slot)?;
-                continue;
-            }
-            if attached.hooks != Hooks::Lost {
-                self.attached.insert(attached.ifindex, attached.slot);
-            }
-        }
+        self.adopt_attached()?;
         self.measure().await?;
         self.discover(links).await?;
         self.poll().await?;
+        Ok(())
+    }
+
+    /// Programs that stand are the ledger's, or they go.
+    pub(super) fn adopt_attached(&mut self) -> Result<(), HostError> {
+        for attached in self.programs.attached()? {
+            let (ifindex, slot) = (attached.ifindex, attached.slot);
+            let record = self.slots.of_interface(self.interfaces.id(ifindex));
+            if record.is_none_or(|record| record.counter.slot.0 != slot) {
+                warn!(
+                    ifindex,
+                    "letting go of programs that the ledger does not know"
+                );
+                self.programs.release(ifindex, slot)?;
+            } else if attached.hooks != Hooks::Lost {
+                self.attached.insert(ifindex, slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Without tcx, programs hang on a qdisc that others may remove: what is lost is put back.
+    pub(super) fn check_hooks(&mut self) -> Result<(), HostError> {
+        if self.programs.mode() == Mode::Tcx {
+            return Ok(());
+        }
+        for attached in self.programs.attached()? {
+            if attached.hooks == Hooks::Lost && self.attached.remove(&attached.ifindex).is_some() {
+                self.tally.drift_repairs += 1;
+            }
+        }
         Ok(())
     }
 }
@@ -205,27 +282,40 @@ pub(super) fn program_options(config: &Config) -> ProgramOptions {
     ProgramOptions {
         pin_directory: config.pin_directory.clone(),
         runtime_directory: config.runtime_directory.clone(),
-        count_bytes: config.count_bytes.into(),
+        count_bytes: match config.count_bytes {
+            config::CountBytes::Wire => CountBytes::Wire,
+            config::CountBytes::Frame => CountBytes::Frame,
+            config::CountBytes::Ip => CountBytes::Ip,
+        },
         slots: config.max_interfaces,
-        attach: config.attach.into(),
+        attach: match config.attach {
+            config::AttachMode::Auto => Attach::Auto,
+            config::AttachMode::Tcx => Attach::Tcx,
+            config::AttachMode::Clsact => Attach::Clsact,
+        },
     }
 }
 
 pub(super) fn engine_settings(config: &Config) -> EngineSettings {
-    config.engine_settings()
+    let breaker = config.circuit_breaker;
+    EngineSettings {
+        breaker: Breaker {
+            machines: breaker.machines,
+            // A share of more than all of them is never passed either.
+            percent: breaker.share.0.to_u8().unwrap_or(100),
+        },
+        dry_run: config.dry_run,
+    }
 }
 
 /// Names a new map set. Not zero, which means "not named yet".
 fn random_id() -> Result<u64, Failure> {
     let mut bytes = [0; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(|error| {
-        Failure::System { attempt: "asking the kernel for a random number", error: error.into() }
-    })?;
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(
+        |error| Failure::System {
+            attempt: "asking the kernel for a random number",
+            error: error.into(),
+        },
+    )?;
     Ok(u64::from_ne_bytes(bytes).max(1))
-}
-
-/// Makes sure a directory of ours is there.
-pub(super) fn directory(path: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(path)
-        .map_err(|error| Failure::System { attempt: "making a directory", error })
 }

@@ -42,7 +42,12 @@ fn engine_event(event: &Event) -> EventRecord {
 }
 
 /// Something the host saw or did. `fields` is a JSON object.
-fn host_event(time: Timestamp, name: &str, machine: Option<&MachineId>, fields: Value) -> EventRecord {
+fn host_event(
+    time: Timestamp,
+    name: &str,
+    machine: Option<&MachineId>,
+    fields: Value,
+) -> EventRecord {
     let mut body = json!({ "time": time, "event": name });
     if let (Value::Object(body), Value::Object(fields)) = (&mut body, fields) {
         if let Some(machine) = machine {
@@ -102,7 +107,11 @@ pub(crate) fn attach_failed(time: Timestamp, record: &SlotRecord, error: &str) -
     )
 }
 
-pub(crate) fn slots_exhausted(time: Timestamp, machine: &MachineId, interface: &str) -> EventRecord {
+pub(crate) fn slots_exhausted(
+    time: Timestamp,
+    machine: &MachineId,
+    interface: &str,
+) -> EventRecord {
     host_event(
         time,
         "interface-unmetered",
@@ -193,5 +202,10 @@ pub(crate) fn clock(time: Timestamp, detail: &str) -> EventRecord {
 }
 
 pub(crate) fn reloaded(time: Timestamp, changes: &[String]) -> EventRecord {
-    host_event(time, "configuration-reloaded", None, json!({ "changes": changes }))
+    host_event(
+        time,
+        "configuration-reloaded",
+        None,
+        json!({ "changes": changes }),
+    )
 }

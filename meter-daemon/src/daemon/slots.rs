@@ -30,13 +30,27 @@ impl Slots {
         owners: impl IntoIterator<Item = SlotRecord>,
         generations: impl IntoIterator<Item = (Slot, Generation)>,
     ) -> Self {
-        let owners: BTreeMap<_, _> =
-            owners.into_iter().map(|record| (record.counter.slot, record)).collect();
-        let free = (0..count).map(Slot).filter(|slot| !owners.contains_key(slot)).collect();
-        let by_interface =
-            owners.values().map(|record| (record.interface, record.counter.slot)).collect();
+        let owners: BTreeMap<_, _> = owners
+            .into_iter()
+            .map(|record| (record.counter.slot, record))
+            .collect();
+        let free = (0..count)
+            .map(Slot)
+            .filter(|slot| !owners.contains_key(slot))
+            .collect();
+        let by_interface = owners
+            .values()
+            .map(|record| (record.interface, record.counter.slot))
+            .collect();
         let generations = generations.into_iter().collect();
-        Self { boot, map_set, owners, by_interface, free, generations }
+        Self {
+            boot,
+            map_set,
+            owners,
+            by_interface,
+            free,
+            generations,
+        }
     }
 
     /// A free slot for an interface: what the record says of it is up to the caller. `None`
@@ -44,7 +58,10 @@ impl Slots {
     pub(crate) fn propose(&self, taken: &[SlotRecord]) -> Option<CounterId> {
         let proposed: BTreeSet<Slot> = taken.iter().map(|record| record.counter.slot).collect();
         let slot = *self.free.iter().find(|slot| !proposed.contains(slot))?;
-        let generation = self.generations.get(&slot).map_or(1, |last| last.0.wrapping_add(1));
+        let generation = self
+            .generations
+            .get(&slot)
+            .map_or(1, |last| last.0.wrapping_add(1));
         Some(CounterId {
             boot: self.boot.clone(),
             map_set: self.map_set,
@@ -57,10 +74,15 @@ impl Slots {
     pub(crate) fn commit(&mut self, records: &[SlotRecord], freed: &[CounterId]) {
         for record in records {
             self.free.remove(&record.counter.slot);
-            self.generations.insert(record.counter.slot, record.counter.generation);
-            let known = self.owners.insert(record.counter.slot, record.clone()).is_some();
+            self.generations
+                .insert(record.counter.slot, record.counter.generation);
+            let known = self
+                .owners
+                .insert(record.counter.slot, record.clone())
+                .is_some();
             if !known {
-                self.by_interface.insert(record.interface, record.counter.slot);
+                self.by_interface
+                    .insert(record.interface, record.counter.slot);
             }
         }
         for counter in freed {
@@ -84,26 +106,9 @@ impl Slots {
     /// The slot that counts an interface now: the newest, where an earlier one of the same
     /// interface still waits for its last delta.
     pub(crate) fn of_interface(&self, interface: InterfaceId) -> Option<&SlotRecord> {
-        self.by_interface.get(&interface).and_then(|slot| self.owners.get(slot))
-    }
-
-    pub(crate) fn free(&self) -> usize {
-        self.free.len()
-    }
-}
-
-/// What moved between two readings of one slot, for metrics: since it was handed out.
-pub(crate) fn since_base(record: &SlotRecord) -> Reading {
-    let (base, now) = (&record.base, &record.cursor);
-    Reading {
-        traffic: crate::engine::units::Traffic {
-            received: now.traffic.received.saturating_sub(base.traffic.received),
-            sent: now.traffic.sent.saturating_sub(base.traffic.sent),
-            exempt: now.traffic.exempt.saturating_sub(base.traffic.exempt),
-        },
-        packets: [0, 1].map(|i| now.packets[i].saturating_sub(base.packets[i])),
-        frames: [0, 1].map(|i| now.frames[i].saturating_sub(base.frames[i])),
-        ..*now
+        self.by_interface
+            .get(&interface)
+            .and_then(|slot| self.owners.get(slot))
     }
 }
 

@@ -59,7 +59,11 @@ pub(crate) struct EngineClock {
 impl EngineClock {
     /// `recorded`: the newest instant in the ledger; nothing will be older than it.
     pub(crate) fn new(recorded: Option<Timestamp>) -> Self {
-        Self { last: recorded.unwrap_or(Timestamp::MIN), boot: None, doubted: false }
+        Self {
+            last: recorded.unwrap_or(Timestamp::MIN),
+            boot: None,
+            doubted: false,
+        }
     }
 
     /// The engine's time now, and what changed about the wall clock.
@@ -83,9 +87,11 @@ impl EngineClock {
             let doubt = (by > SignedDuration::from_secs(2)).then_some(Step::Back { by });
             return (self.last, doubt);
         }
-        let Some(boot) = self.boot else { return (now.wall, None) };
-        let elapsed = SignedDuration::try_from(now.boot.saturating_sub(boot))
-            .unwrap_or(SignedDuration::ZERO);
+        let Some(boot) = self.boot else {
+            return (now.wall, None);
+        };
+        let elapsed =
+            SignedDuration::try_from(now.boot.saturating_sub(boot)).unwrap_or(SignedDuration::ZERO);
         let expected = self.last.checked_add(elapsed).unwrap_or(now.wall);
         let by = now.wall.duration_since(expected);
         if by > JUMP && !now.synchronised {
@@ -119,8 +125,11 @@ mod tests {
             ("ahead, but set", 190_490, 481, true, 190_490, None),
             ("slewed by a second", 190_489, 482, true, 190_490, None),
         ] {
-            let reading =
-                Reading { wall: at(wall), boot: Duration::from_secs(boot), synchronised };
+            let reading = Reading {
+                wall: at(wall),
+                boot: Duration::from_secs(boot),
+                synchronised,
+            };
             let (now, step) = clock.advance(reading);
             assert_eq!(now, at(expected), "{line}");
             match (step, said) {
@@ -134,7 +143,11 @@ mod tests {
     #[test]
     fn a_clock_that_starts_before_the_last_record_gives_out_nothing_older() {
         let mut clock = EngineClock::new(Some(at(1000)));
-        let reading = Reading { wall: at(0), boot: Duration::ZERO, synchronised: false };
+        let reading = Reading {
+            wall: at(0),
+            boot: Duration::ZERO,
+            synchronised: false,
+        };
         assert_eq!(clock.advance(reading).0, at(1000));
     }
 }

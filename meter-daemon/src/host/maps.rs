@@ -294,7 +294,7 @@ fn sum(copies: &[Counters]) -> Counters {
             dropped_throttled: sum.dropped_throttled + copy.dropped_throttled,
             dropped_capped: sum.dropped_capped + copy.dropped_capped,
             dropped_suspended: sum.dropped_suspended + copy.dropped_suspended,
-            reserved: 0,
+            shaped_bytes: sum.shaped_bytes + copy.shaped_bytes,
         })
 }
 

@@ -66,7 +66,11 @@ pub fn delta(
 fn through(before: Option<Shaped>, now: Option<Shaped>) -> Result<[Bytes; 2], Fell> {
     match (before, now) {
         (Some(before), Some(now)) if before.ifb == now.ifb => Ok([
-            grown("received through the shaper", before.through[0], now.through[0])?,
+            grown(
+                "received through the shaper",
+                before.through[0],
+                now.through[0],
+            )?,
             grown("sent through the shaper", before.through[1], now.through[1])?,
         ]),
         _ => Ok([Bytes::ZERO; 2]),
@@ -95,15 +99,23 @@ mod tests {
             },
             packets: [received / 100, sent / 100],
             frames: [Bytes(received), Bytes(sent)],
+            shaped: [Bytes::ZERO; 2],
         }
     }
 
-    fn at(cursor: Reading, shaped: Option<[u64; 2]>) -> SlotRecord {
+    fn at(cursor: Reading, shaped: Option<Shaped>) -> SlotRecord {
         SlotRecord {
             cursor,
-            shaped: shaped.map(|figures| figures.map(Bytes)),
+            shaped,
             ..slot("web1", 7)
         }
+    }
+
+    fn shaper(ifb: u32, through: [u64; 2]) -> Option<Shaped> {
+        Some(Shaped {
+            ifb,
+            through: through.map(Bytes),
+        })
     }
 
     #[test]
@@ -141,19 +153,52 @@ mod tests {
     }
 
     #[test]
-    fn while_a_shaper_stands_its_figures_decide() {
+    fn of_what_a_shaper_was_handed_only_what_came_through_was_used() {
         let before = reading(1_000, 500, 10);
-        let now = reading(9_000, 9_500, 30);
-        let shaped = Some([Bytes(1_200), Bytes(590)]);
-        for (record, shaped_now, received, sent) in [
-            (at(before, Some([1_000, 500])), shaped, 200, 90),
-            (at(before, Some([1_000, 500])), None, 8_000, 9_000),
-            (at(before, None), shaped, 8_000, 9_000),
+        // 8 000 more received, 7 500 of them into the shaper; 9 000 more sent, all of them.
+        let mut now = reading(9_000, 9_500, 30);
+        now.shaped = [Bytes(7_500), Bytes(9_000)];
+        for (line, stood, stands, received, sent) in [
+            (
+                "it stands",
+                shaper(4, [1_000, 500]),
+                shaper(4, [1_200, 590]),
+                700,
+                90,
+            ),
+            ("it is gone", shaper(4, [1_000, 500]), None, 500, 0),
+            (
+                "another was made",
+                shaper(4, [1_000, 500]),
+                shaper(5, [1_200, 590]),
+                500,
+                0,
+            ),
         ] {
-            let moved = delta(&record, &now, shaped_now).unwrap();
-            assert_eq!(moved, reading(received, sent, 20).traffic);
+            let moved = delta(&at(before, stood), &now, stands).unwrap();
+            assert_eq!(moved, reading(received, sent, 20).traffic, "{line}");
         }
-        let fell = delta(&at(before, Some([2_000, 500])), &now, shaped).unwrap_err();
+        let fell = delta(
+            &at(before, shaper(4, [2_000, 500])),
+            &now,
+            shaper(4, [1_200, 590]),
+        );
+        let fell = fell.unwrap_err();
         assert_eq!((fell.before, fell.now), (2_000, 1_200));
+    }
+
+    #[test]
+    fn what_waited_in_a_shaper_counts_when_it_comes_out() {
+        let cursor = Reading {
+            shaped: [Bytes(900), Bytes(0)],
+            ..reading(1_000, 500, 0)
+        };
+        let moved = delta(
+            &at(cursor, shaper(4, [100, 0])),
+            &cursor,
+            shaper(4, [700, 0]),
+        )
+        .unwrap();
+        assert_eq!(moved, reading(600, 0, 0).traffic);
     }
 }

@@ -121,6 +121,8 @@ CREATE TABLE slot (
     base_packets_sent     INTEGER NOT NULL,
     base_frames_received  INTEGER NOT NULL,
     base_frames_sent      INTEGER NOT NULL,
+    base_shaped_received  INTEGER NOT NULL,
+    base_shaped_sent      INTEGER NOT NULL,
     credit_received       INTEGER,
     credit_sent           INTEGER,
     credit_exempt         INTEGER,
@@ -137,8 +139,12 @@ CREATE TABLE cursor (
     packets_sent     INTEGER NOT NULL,
     frames_received  INTEGER NOT NULL,
     frames_sent      INTEGER NOT NULL,
-    shaped_received  INTEGER,
-    shaped_sent      INTEGER
+    shaped_received  INTEGER NOT NULL,
+    shaped_sent      INTEGER NOT NULL,
+    -- What had come through the shapers, while some stood: named by their IFB.
+    ifb              INTEGER,
+    through_received INTEGER,
+    through_sent     INTEGER
 ) STRICT;
 
 -- The newest generation of every slot, freed or not: what stands here is not handed out again.

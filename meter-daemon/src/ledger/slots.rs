@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use rusqlite::{Connection, Row, params};
 
 use super::{
-    BootId, CounterId, Generation, InterfaceId, MapSetId, Reading, Slot, SlotRecord,
+    BootId, CounterId, Generation, InterfaceId, MapSetId, Reading, Shaped, Slot, SlotRecord,
     memory::{MachineKey, Memory},
     value::{self, Unsigned},
 };
-use crate::engine::units::{Bytes, MachineId, Traffic};
+use crate::engine::units::{MachineId, Traffic};
 
 /// A [`CounterId`] with the number of its boot instead of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,11 +34,11 @@ pub(super) struct Fixed {
 const COLUMNS: &str = "slot.id, slot.boot, slot.map_set, slot.slot, slot.generation, \
      slot.machine, slot.netns, slot.ifindex, slot.name, \
      base_received, base_sent, base_exempt, base_packets_received, base_packets_sent, \
-     base_frames_received, base_frames_sent, \
+     base_frames_received, base_frames_sent, base_shaped_received, base_shaped_sent, \
      credit_received, credit_sent, credit_exempt, credits";
 
 /// Columns before the cursor's.
-const FIXED: usize = 20;
+const FIXED: usize = 22;
 
 fn fixed(row: &Row<'_>) -> rusqlite::Result<(SlotKey, (i64, Fixed))> {
     let key = SlotKey {
@@ -47,7 +47,7 @@ fn fixed(row: &Row<'_>) -> rusqlite::Result<(SlotKey, (i64, Fixed))> {
         slot: Slot(row.get(3)?),
         generation: Generation(row.get(4)?),
     };
-    let credit = row.get::<_, Option<Unsigned>>(16)?;
+    let credit = row.get::<_, Option<Unsigned>>(18)?;
     let fixed = Fixed {
         machine: MachineKey(row.get(5)?),
         interface: InterfaceId {
@@ -56,8 +56,8 @@ fn fixed(row: &Row<'_>) -> rusqlite::Result<(SlotKey, (i64, Fixed))> {
         },
         name: row.get::<_, String>(8)?.into(),
         base: reading(row, 9)?,
-        credit: credit.map(|_| value::traffic(row, 16)).transpose()?,
-        credits: row.get(19)?,
+        credit: credit.map(|_| value::traffic(row, 18)).transpose()?,
+        credits: row.get(21)?,
     };
     Ok((key, (row.get(0)?, fixed)))
 }
@@ -71,6 +71,7 @@ fn reading(row: &Row<'_>, first: usize) -> rusqlite::Result<Reading> {
         traffic: value::traffic(row, first)?,
         packets: [unsigned(row, first + 3)?, unsigned(row, first + 4)?],
         frames: [value::bytes(row, first + 5)?, value::bytes(row, first + 6)?],
+        shaped: [value::bytes(row, first + 7)?, value::bytes(row, first + 8)?],
     })
 }
 
@@ -88,15 +89,24 @@ pub(super) fn all(
 ) -> rusqlite::Result<Vec<SlotRecord>> {
     let mut statement = connection.prepare(&format!(
         "SELECT {COLUMNS}, received, sent, exempt, packets_received, packets_sent,
-             frames_received, frames_sent, shaped_received, shaped_sent
+             frames_received, frames_sent, shaped_received, shaped_sent,
+             ifb, through_received, through_sent
          FROM slot JOIN cursor ON cursor.slot = slot.id ORDER BY slot.id"
     ))?;
     statement
         .query_map([], |row| {
             let (key, (_, fixed)) = fixed(row)?;
             let boot = boots.iter().find(|(_, id)| *id == key.boot);
-            let shaped: Option<Unsigned> = row.get(FIXED + 7)?;
-            let shaped_sent: Option<Unsigned> = row.get(FIXED + 8)?;
+            let shaped = match row.get(FIXED + 9)? {
+                Some(ifb) => Some(Shaped {
+                    ifb,
+                    through: [
+                        value::bytes(row, FIXED + 10)?,
+                        value::bytes(row, FIXED + 11)?,
+                    ],
+                }),
+                None => None,
+            };
             Ok(SlotRecord {
                 counter: CounterId {
                     boot: boot
@@ -114,9 +124,7 @@ pub(super) fn all(
                 name: fixed.name.into(),
                 base: fixed.base,
                 cursor: reading(row, FIXED)?,
-                shaped: shaped
-                    .zip(shaped_sent)
-                    .map(|(received, sent)| [Bytes(received.0), Bytes(sent.0)]),
+                shaped,
                 credit: fixed.credit,
                 credits: fixed.credits,
             })
@@ -168,14 +176,12 @@ pub(super) fn record(
     slots: &[SlotRecord],
 ) -> rusqlite::Result<()> {
     let mut cursor = connection.prepare_cached(
-        "INSERT OR REPLACE INTO cursor VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT OR REPLACE INTO cursor VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
+             ?11, ?12, ?13)",
     )?;
     for slot in slots {
         let id = fix(connection, memory, slot)?;
         let [received, sent, exempt] = value::columns(slot.cursor.traffic);
-        let shaped = slot
-            .shaped
-            .map(|figures| figures.map(|Bytes(bytes)| Unsigned(bytes)));
         cursor.execute(params![
             id,
             received,
@@ -185,8 +191,11 @@ pub(super) fn record(
             Unsigned(slot.cursor.packets[1]),
             Unsigned(slot.cursor.frames[0].0),
             Unsigned(slot.cursor.frames[1].0),
-            shaped.map(|[received, _]| received),
-            shaped.map(|[_, sent]| sent),
+            Unsigned(slot.cursor.shaped[0].0),
+            Unsigned(slot.cursor.shaped[1].0),
+            slot.shaped.map(|shaped| shaped.ifb),
+            slot.shaped.map(|shaped| Unsigned(shaped.through[0].0)),
+            slot.shaped.map(|shaped| Unsigned(shaped.through[1].0)),
         ])?;
     }
     Ok(())
@@ -218,7 +227,7 @@ fn fix(connection: &Connection, memory: &mut Memory, slot: &SlotRecord) -> rusql
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO slot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
-                 ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+                 ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
         )?
         .execute(params![
             id,
@@ -237,6 +246,8 @@ fn fix(connection: &Connection, memory: &mut Memory, slot: &SlotRecord) -> rusql
             Unsigned(fixed.base.packets[1]),
             Unsigned(fixed.base.frames[0].0),
             Unsigned(fixed.base.frames[1].0),
+            Unsigned(fixed.base.shaped[0].0),
+            Unsigned(fixed.base.shaped[1].0),
             credit.map(|[received, _, _]| received),
             credit.map(|[_, sent, _]| sent),
             credit.map(|[_, _, exempt]| exempt),

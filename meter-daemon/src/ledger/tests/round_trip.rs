@@ -11,9 +11,13 @@ fn everything() -> Batch {
         traffic: moved(u64::MAX, 1 << 63, 3),
         packets: [u64::MAX - 1, 5],
         frames: [Bytes(6), Bytes(u64::MAX)],
+        shaped: [Bytes(1 << 63), Bytes(4)],
     };
     web.base.traffic = moved(1, 2, 3);
-    web.shaped = Some([Bytes(u64::MAX), Bytes(0)]);
+    web.shaped = Some(Shaped {
+        ifb: u32::MAX,
+        through: [Bytes(u64::MAX), Bytes(0)],
+    });
     web.credit = Some(moved(0, u64::MAX, 0));
     let mut db = slot("db1", 8);
     db.credits = false;
