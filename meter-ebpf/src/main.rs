@@ -81,22 +81,10 @@ pub fn meter_sent(ctx: TcContext) -> i32 {
 /// Ingress of the tap, last: into the shaper of what the guest sends.
 #[classifier]
 pub fn shape_sent(ctx: TcContext) -> i32 {
-    let Some(slot) = slot(&ctx) else {
-        return NEXT;
-    };
-    let Some(interface) = INTERFACES.get(slot) else {
-        return NEXT;
-    };
-    if interface.shaper == 0 || interface.ifb == 0 {
-        return NEXT;
+    match into_shaper(&ctx) {
+        Some(ifb) => verdict::redirect(ifb),
+        None => NEXT,
     }
-    // Counted as passing by `meter_sent`; here, where it is certain, as shaped.
-    if let Some(counters) = COUNTERS.get_ptr_mut(counter_index(slot, Direction::Sent)) {
-        // SAFETY: as in `count`.
-        unsafe { (*counters).shaped_bytes += traffic::weigh(&ctx, COUNT_BYTES.load()).bytes };
-    }
-    verdict::choose_class(&ctx, interface.shaper);
-    verdict::redirect(interface.ifb)
 }
 
 /// The same for a filter whose own action redirects: on kernels before 6.4, and so on all that
@@ -104,12 +92,24 @@ pub fn shape_sent(ctx: TcContext) -> i32 {
 /// packet had been redirected (Linux commit 59e498a3289f).
 #[classifier]
 pub fn mark_sent(ctx: TcContext) -> i32 {
-    if let Some(interface) = slot(&ctx).and_then(|slot| INTERFACES.get(slot))
-        && interface.shaper != 0
-    {
-        verdict::choose_class(&ctx, interface.shaper);
-    }
+    into_shaper(&ctx);
     MATCH
+}
+
+/// Chooses the packet's class and counts it as shaped; `meter_sent` counted it as sent. The
+/// IFB that it goes to, while a shaper stands.
+#[inline(always)]
+fn into_shaper(ctx: &TcContext) -> Option<u32> {
+    let slot = slot(ctx)?;
+    let interface = INTERFACES.get(slot)?;
+    if interface.shaper == 0 || interface.ifb == 0 {
+        return None;
+    }
+    let counters = COUNTERS.get_ptr_mut(counter_index(slot, Direction::Sent))?;
+    // SAFETY: as in `count`.
+    unsafe { (*counters).shaped_bytes += traffic::weigh(ctx, COUNT_BYTES.load()).bytes() };
+    verdict::choose_class(ctx, interface.shaper);
+    Some(interface.ifb)
 }
 
 /// The slot of the interface that the packet is on, if it is metered.
@@ -142,7 +142,7 @@ fn count(ctx: &TcContext, slot: u32, direction: Direction, shaped: bool) {
         (*counters).packets += weight.packets();
         (*counters).frame_bytes += u64::from(ctx.len());
         if shaped {
-            (*counters).shaped_bytes += weight.bytes;
+            (*counters).shaped_bytes += weight.bytes();
         }
     }
 }
