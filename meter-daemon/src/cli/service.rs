@@ -119,7 +119,7 @@ pub(super) fn reload(args: &Reload, context: &Context) -> Result<(), Failure> {
 pub(super) fn detach(args: &Detach, context: &Context) -> Result<(), Failure> {
     let answer = match change(context, &["v1", "detach"], json!({}), &args.how) {
         Err(failure) if failure.exit == Exit::UNAVAILABLE => {
-            log_to_stderr();
+            log_to_stderr("warn");
             let dry_run = args.how.dry_run();
             json!({"dry_run": dry_run, "removed": daemon::detach(&context.config, dry_run)?})
         }
