@@ -7,7 +7,7 @@ use super::{
 use crate::{
     engine::{
         command::CommandAction,
-        quantity::parse_volume,
+        quantity,
         units::{AccountId, Currency, MachineId},
     },
     ledger::Resolution,
@@ -129,7 +129,7 @@ pub(super) const ROUTES: &[Route] = &[
             let volume = input.fields.required("volume", "\"1 TB\"")?;
             let action = CommandAction::TopUp {
                 machine: input.machine(),
-                volume: parse_volume(&volume)
+                volume: quantity::volume(&volume)
                     .map_err(|error| unfit(format!("`volume`: {error}")))?,
                 from_pool: input.fields.flag("from_pool")?,
             };
