@@ -131,8 +131,8 @@ fn count(ctx: &TcContext, slot: u32, direction: Direction) {
     // SAFETY: the pointer is to this CPU's own copy, which lives as long as the map, and a
     // sched_cls program runs with migration and bottom halves off: nothing else writes it.
     unsafe {
-        (*counters).bytes += weight.bytes();
-        (*counters).packets += weight.packets();
+        (*counters).bytes += weight.bytes;
+        (*counters).packets += weight.packets;
         (*counters).frame_bytes += u64::from(ctx.len());
     }
 }

@@ -17,3 +17,4 @@ mod pins;
 mod rcu;
 mod tc;
 mod tcx;
+mod words;
