@@ -30,7 +30,6 @@ use self::{answers::Then, node::Node};
 pub use self::{leave::detach, open::Failure};
 use crate::{
     api::{self, Call, access::Access},
-    cli::doctor,
     config::Config,
     host::links::{LinkChange, Links},
     ledger::Retention,
@@ -52,22 +51,6 @@ const CALLS: usize = 256;
 pub fn run(config_path: &Path) -> Result<(), Failure> {
     let config = Config::load(config_path)?;
     runtime()?.block_on(serve(config_path, config))
-}
-
-/// What this node has of all that is needed, for `doctor`. Works without a daemon.
-#[must_use]
-pub fn features(config_path: &Path) -> Vec<doctor::Feature> {
-    let pins = Config::load(config_path).unwrap_or_default().pin_directory;
-    let translate = |feature: crate::host::features::Feature| doctor::Feature {
-        name: feature.name.to_owned(),
-        present: feature.present,
-        detail: feature.detail,
-        remedy: Some(feature.remedy.to_owned()).filter(|remedy| !remedy.is_empty()),
-    };
-    crate::host::features::features(&pins)
-        .into_iter()
-        .map(translate)
-        .collect()
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

@@ -1,7 +1,14 @@
 //! The shaper on real interfaces: what it puts there, what it puts back, what it leaves
-//! alone. In namespaces of the test's own, as root. What it does to traffic: `throttle.rs`.
+//! alone. In namespaces of the tests' own, as root. What it does to traffic: `throttle.rs`.
 
-mod netns;
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on fails, and it is about time"
+)]
+
+mod node;
 
 use std::time::{Duration, Instant};
 
@@ -9,28 +16,29 @@ use meter_daemon::{
     engine::units::BitsPerSecond,
     host::shaping::{Change, Root, RootAfter, SavedRoot, Shaping, ShapingError},
 };
-use netns::{Netns, Tap, sh};
+use meter_tests::{links, tap::Tap};
+use node::{
+    inside, namespace, pair,
+    tc::{self, At, Class, ROOT, Then, fifo, htb, id, shown, tbf},
+};
 
 const RATE: BitsPerSecond = BitsPerSecond(64_000);
 
-/// Qdiscs and classes of an interface as tc shows them, without what counts, and without the
-/// length of a queue that is the interface's own and not used.
-fn shown(interface: &str) -> String {
-    sh(&format!(
-        "(tc -d qdisc show dev {interface}; tc -d class show dev {interface}) | sort |
-         sed -E 's/ (refcnt|direct_packets_stat) [0-9]+//g; s/direct_qlen (32|1000) *$//'"
-    ))
+/// A namespace with `tap` (a veth: its default is `noqueue`), and a shaper for it.
+fn with_veth<F: Future<Output = ()>>(work: impl FnOnce(Shaping, u32) -> F + Send) {
+    inside(&namespace(), || async {
+        pair("tap", "peer");
+        links::up("tap").unwrap();
+        links::up("peer").unwrap();
+        let tap = links::get("tap").unwrap().index;
+        work(Shaping::open().unwrap(), tap).await;
+        let left = links::list().unwrap();
+        assert!(left.iter().all(|link| link.kind != "ifb"), "{left:?}");
+    });
 }
 
-/// A namespace with `tap` (a veth: its default is `noqueue`), and a shaper for it.
-fn with_veth<F: Future<Output = ()>>(work: impl FnOnce(Shaping, u32) -> F + Send + 'static) {
-    let node = Netns::new();
-    node.sh("ip link add tap type veth peer name peer; ip link set tap up; ip link set peer up");
-    let tap = node.ifindex("tap");
-    node.block_on(move || async move {
-        work(Shaping::open().unwrap(), tap).await;
-        assert!(!sh("ip -o link show").contains("mtrd"), "an IFB was left");
-    });
+fn ifb(tap: u32) -> String {
+    format!("mtrd{tap}")
 }
 
 /// Through JSON, as the ledger keeps it.
@@ -38,10 +46,10 @@ fn remembered(saved: &SavedRoot) -> SavedRoot {
     serde_json::from_str(&serde_json::to_string(saved).unwrap()).unwrap()
 }
 
-/// Sets `root` up by tc, shapes, removes, and compares what tc shows.
-fn comes_back_exactly(root: &'static str) {
-    with_veth(move |shaping, tap| async move {
-        sh(root);
+/// Sets a root up as others do, shapes, removes, and compares what stands.
+fn comes_back_exactly(root: impl FnOnce() + Send) {
+    with_veth(|shaping, tap| async move {
+        root();
         let before = shown("tap");
         let found = shaping.inspect(tap).await.unwrap();
         let Root::Restorable(saved) = found.root else {
@@ -62,43 +70,57 @@ fn comes_back_exactly(root: &'static str) {
 
 #[test]
 fn a_single_tbf_comes_back_exactly() {
-    comes_back_exactly("tc qdisc add dev tap root handle 5: tbf rate 10mbit burst 20k limit 100k");
+    comes_back_exactly(|| tc::qdisc("tap", ROOT, 5, "tbf", &tbf(1_250_000, 0)));
 }
 
 #[test]
 fn a_tbf_with_a_peak_rate_and_a_rate_past_32_bits_comes_back_exactly() {
-    comes_back_exactly(
-        "tc qdisc add dev tap root tbf rate 40gbit burst 1m latency 5ms peakrate 50gbit mtu 2000",
-    );
+    comes_back_exactly(|| {
+        let options = tbf(5_000_000_000, 6_000_000_000);
+        tc::qdisc("tap", ROOT, 5, "tbf", &options);
+    });
 }
 
 #[test]
 fn a_tbf_with_a_leaf_comes_back_exactly() {
-    comes_back_exactly(
-        "tc qdisc add dev tap root handle 5: tbf rate 10mbit burst 20k limit 100k
-         tc qdisc add dev tap parent 5:1 handle 6: pfifo limit 77",
-    );
+    comes_back_exactly(|| {
+        tc::qdisc("tap", ROOT, 5, "tbf", &tbf(1_250_000, 0));
+        tc::qdisc("tap", id(5, 1), 6, "pfifo", &fifo(77));
+    });
 }
 
 #[test]
 fn the_htb_that_proxmox_makes_comes_back_exactly() {
-    comes_back_exactly(
-        "tc qdisc add dev tap root handle 1: htb default 1
-         tc class add dev tap parent 1: classid 1:1 htb rate 12500000bps burst 1048576b",
-    );
+    comes_back_exactly(|| {
+        tc::qdisc("tap", ROOT, 1, "htb", &htb(1));
+        tc::class("tap", id(1, 0), id(1, 1), &Class::of(12_500_000));
+    });
 }
 
 #[test]
 fn an_htb_with_nested_classes_and_leaves_comes_back_exactly() {
-    comes_back_exactly(
-        "tc qdisc add dev tap root handle 1: htb default 0x30 r2q 20 direct_qlen 500
-         tc class add dev tap parent 1: classid 1:1 htb rate 100mbit burst 15k cburst 9k
-         tc class add dev tap parent 1:1 classid 1:30 htb rate 1mbit ceil 50mbit prio 3 quantum 3000
-         tc class add dev tap parent 1:1 classid 1:2 htb rate 40gbit ceil 45gbit linklayer atm overhead 8 mpu 60
-         tc class add dev tap parent 1:2 classid 1:7 htb rate 5mbit prio 7
-         tc qdisc add dev tap parent 1:7 handle 7: tbf rate 4mbit burst 3k limit 30k
-         tc qdisc add dev tap parent 1:30 handle 30: bfifo limit 12345",
-    );
+    comes_back_exactly(|| {
+        tc::qdisc("tap", ROOT, 1, "htb", &htb(0x30));
+        tc::class("tap", ROOT, id(1, 1), &Class::of(12_500_000));
+        let wide = Class {
+            ceil: 6_000_000_000,
+            link_layer: 2,
+            overhead: 8,
+            ..Class::of(5_000_000_000)
+        };
+        tc::class("tap", id(1, 1), id(1, 2), &wide);
+        // Before its parent by number.
+        let narrow = Class {
+            ceil: 6_250_000,
+            quantum: 3000,
+            priority: 3,
+            ..Class::of(125_000)
+        };
+        tc::class("tap", id(1, 1), id(1, 0x30), &narrow);
+        tc::class("tap", id(1, 0x30), id(1, 0x7), &narrow);
+        tc::qdisc("tap", id(1, 7), 7, "tbf", &tbf(500_000, 0));
+        tc::qdisc("tap", id(1, 2), 0x30, "bfifo", &fifo(12_345));
+    });
 }
 
 #[test]
@@ -116,15 +138,10 @@ fn without_a_root_of_somebodys_the_kernels_default_comes_back() {
 
 #[test]
 fn a_taps_default_of_a_queue_comes_back() {
-    let node = Netns::new();
-    node.block_on(|| async {
-        let _tap = Tap::new("tap");
-        sh("ip link set tap up");
+    inside(&namespace(), || async {
+        let _tap = Tap::new("tap").unwrap();
         let before = shown("tap");
-        let tap = sh("ip -o link show tap | cut -d: -f1")
-            .trim()
-            .parse()
-            .unwrap();
+        let tap = links::get("tap").unwrap().index;
         let shaping = Shaping::open().unwrap();
         let found = shaping.inspect(tap).await.unwrap();
         let default = before.split(' ').nth(1).unwrap().to_owned();
@@ -140,16 +157,14 @@ fn a_taps_default_of_a_queue_comes_back() {
 #[test]
 fn an_interface_that_is_down_is_shaped_from_the_moment_it_comes_up() {
     with_veth(|shaping, tap| async move {
-        sh("ip link set tap down");
+        links::down("tap").unwrap();
         shaping.install(tap, RATE).await.unwrap();
-        sh("ip link set tap up");
-        assert_eq!(
-            shaping.inspect(tap).await.unwrap().root,
-            Root::Ours { rate: RATE }
-        );
-        sh("ip link set tap down");
+        links::up("tap").unwrap();
+        let found = shaping.inspect(tap).await.unwrap();
+        assert_eq!(found.root, Root::Ours { rate: RATE });
+        links::down("tap").unwrap();
         shaping.remove(tap, None).await.unwrap();
-        sh("ip link set tap up");
+        links::up("tap").unwrap();
         assert!(shown("tap").contains("noqueue"));
     });
 }
@@ -170,35 +185,43 @@ fn installing_twice_is_installing_once_and_another_rate_keeps_the_classes() {
         let found = shaping.inspect(tap).await.unwrap();
         assert_eq!(found.root, Root::Ours { rate: faster });
         assert_eq!(found.ifb, Some(first.ifb_ifindex));
-        assert!(shown("tap").contains("ceil 1Mbit"), "{}", shown("tap"));
+        assert_ne!(shown("tap"), built);
 
         shaping.install(tap, RATE).await.unwrap();
         assert_eq!(shown("tap"), built, "there and back again");
-        let ifb = format!("mtrd{tap}");
-        assert_eq!(shown(&ifb), built, "both directions have the same tree");
+        let classes = |interface: &str| -> Vec<String> {
+            let lines = shown(interface);
+            let classes = lines.lines().filter(|line| line.starts_with("class"));
+            classes.map(str::to_owned).collect()
+        };
+        assert_eq!(classes(&ifb(tap)), classes("tap"), "both directions alike");
         shaping.remove(tap, None).await.unwrap();
     });
 }
 
 #[test]
 fn what_others_change_in_our_tree_is_repaired() {
-    for damage in [
-        "tc qdisc del dev tap root",
-        "tc class change dev tap parent 6d74:1 classid 6d74:2 htb rate 1gbit ceil 1gbit",
-        "tc class del dev tap classid 6d74:13",
-        "tc qdisc del dev tap parent 6d74:2",
-        "ip link del mtrd$(ip -o link show tap | cut -d: -f1)",
-        "tc qdisc del dev mtrd$(ip -o link show tap | cut -d: -f1) root",
-    ] {
-        with_veth(move |shaping, tap| async move {
+    let damages: [fn(u32); 6] = [
+        |_| tc::delete_qdisc("tap", ROOT),
+        |_| {
+            let (parent, bulk) = (id(0x6d74, 1), id(0x6d74, 2));
+            tc::class("tap", parent, bulk, &Class::of(125_000_000));
+        },
+        |_| tc::delete_class("tap", id(0x6d74, 0x13)),
+        |_| tc::delete_qdisc("tap", id(0x6d74, 2)),
+        |tap| links::delete(&ifb(tap)).unwrap(),
+        |tap| tc::delete_qdisc(&ifb(tap), ROOT),
+    ];
+    for (number, damage) in damages.into_iter().enumerate() {
+        with_veth(|shaping, tap| async move {
             shaping.install(tap, RATE).await.unwrap();
-            let (ours, ifb) = (shown("tap"), format!("mtrd{tap}"));
-            sh(damage);
+            let (at_tap, at_ifb) = (shown("tap"), shown(&ifb(tap)));
+            damage(tap);
             let repaired = shaping.install(tap, RATE).await.unwrap();
-            assert_ne!(repaired.change, Change::Nothing, "{damage}");
-            assert_eq!(shown("tap"), ours, "{damage}");
-            assert_eq!(shown(&ifb), ours, "{damage}");
-            assert!(sh(&format!("ip link show {ifb}")).contains("UP"));
+            assert_ne!(repaired.change, Change::Nothing, "damage {number}");
+            assert_eq!(shown("tap"), at_tap, "damage {number}");
+            assert_eq!(shown(&ifb(tap)), at_ifb, "damage {number}");
+            assert!(links::get(&ifb(tap)).unwrap().up);
             shaping.remove(tap, None).await.unwrap();
         });
     }
@@ -206,25 +229,37 @@ fn what_others_change_in_our_tree_is_repaired() {
 
 #[test]
 fn a_root_that_could_not_be_put_back_is_left_alone() {
-    for foreign in [
-        "tc qdisc add dev tap root pfifo limit 10",
-        "tc qdisc add dev tap root handle 1: htb default 1
-         tc class add dev tap parent 1: classid 1:1 htb rate 1mbit
-         tc filter add dev tap parent 1: protocol all u32 match u32 0 0 flowid 1:1",
-        "tc qdisc add dev tap root handle 1: htb default 1
-         tc class add dev tap parent 1: classid 1:1 htb rate 1mbit
-         tc qdisc add dev tap parent 1:1 handle 2: htb default 1",
-        "tc qdisc add dev tap root handle 1: stab overhead 20 linklayer atm tbf rate 1mbit burst 5k limit 10k",
-        "tc qdisc add dev tap root handle 6d74: htb default 1",
-    ] {
-        with_veth(move |shaping, tap| async move {
-            sh(foreign);
+    let foreign: [(&str, fn()); 5] = [
+        ("only HTB and TBF", || {
+            tc::qdisc("tap", ROOT, 9, "pfifo", &fifo(10));
+        }),
+        ("filters", || {
+            tc::qdisc("tap", ROOT, 1, "htb", &htb(1));
+            tc::class("tap", ROOT, id(1, 1), &Class::of(125_000));
+            let at = At::Qdisc(id(1, 0));
+            tc::filter("tap", at, 1, &[(0, 0, 0)], Then::Class(id(1, 1)));
+        }),
+        ("leaf `htb`", || {
+            tc::qdisc("tap", ROOT, 1, "htb", &htb(1));
+            tc::class("tap", ROOT, id(1, 1), &Class::of(125_000));
+            tc::qdisc("tap", id(1, 1), 2, "htb", &htb(1));
+        }),
+        ("size table", || {
+            tc::qdisc_with_size_table("tap", "tbf", &tbf(125_000, 0));
+        }),
+        ("our handle", || {
+            tc::qdisc("tap", ROOT, 0x6d74, "htb", &htb(1));
+        }),
+    ];
+    for (reason, set_up) in foreign {
+        with_veth(|shaping, tap| async move {
+            set_up();
             let before = shown("tap");
             let found = shaping.inspect(tap).await.unwrap();
             assert!(matches!(found.root, Root::Foreign { .. }), "{found:?}");
             let refused = shaping.install(tap, RATE).await.unwrap_err();
             assert!(matches!(refused, ShapingError::Foreign { .. }), "{refused}");
-            println!("{refused}");
+            assert!(refused.to_string().contains(reason), "{refused}");
             let removed = shaping.remove(tap, None).await.unwrap();
             assert!(matches!(removed.root, RootAfter::ForeignLeftAlone(_)));
             assert_eq!(shown("tap"), before);
@@ -235,13 +270,13 @@ fn a_root_that_could_not_be_put_back_is_left_alone() {
 #[test]
 fn a_root_that_somebody_changed_meanwhile_wins() {
     with_veth(|shaping, tap| async move {
-        sh("tc qdisc add dev tap root tbf rate 10mbit burst 20k limit 100k");
+        tc::qdisc("tap", ROOT, 5, "tbf", &tbf(1_250_000, 0));
         let Root::Restorable(saved) = shaping.inspect(tap).await.unwrap().root else {
             panic!("a TBF can be put back");
         };
         shaping.install(tap, RATE).await.unwrap();
-        sh("tc qdisc replace dev tap root handle 1: htb default 1
-            tc class add dev tap parent 1: classid 1:1 htb rate 5mbit");
+        tc::qdisc("tap", ROOT, 1, "htb", &htb(1));
+        tc::class("tap", ROOT, id(1, 1), &Class::of(625_000));
         let theirs = shown("tap");
         let removed = shaping.remove(tap, Some(&saved)).await.unwrap();
         assert_eq!(removed.root, RootAfter::ForeignLeftAlone("htb".to_owned()));
@@ -250,11 +285,39 @@ fn a_root_that_somebody_changed_meanwhile_wins() {
 }
 
 #[test]
+fn what_died_between_taking_away_and_putting_back_is_put_back_by_the_next() {
+    with_veth(|shaping, tap| async move {
+        tc::qdisc("tap", ROOT, 5, "tbf", &tbf(1_250_000, 0));
+        let before = shown("tap");
+        let Root::Restorable(saved) = shaping.inspect(tap).await.unwrap().root else {
+            panic!("a TBF can be put back");
+        };
+        shaping.install(tap, RATE).await.unwrap();
+        tc::delete_qdisc("tap", ROOT);
+        let removed = shaping.remove(tap, Some(&saved)).await.unwrap();
+        assert_eq!(removed.root, RootAfter::Restored);
+        assert_eq!(shown("tap"), before);
+    });
+}
+
+#[test]
+fn filters_that_a_redirect_would_bypass_are_seen() {
+    with_veth(|shaping, tap| async move {
+        assert_eq!(shaping.inspect(tap).await.unwrap().ingress, None);
+        tc::clsact("tap");
+        let found = shaping.inspect(tap).await.unwrap();
+        assert_eq!(found.ingress.as_deref(), Some("clsact"));
+    });
+}
+
+#[test]
 fn an_interface_that_goes_leaves_its_ifb_to_be_found() {
     with_veth(|shaping, tap| async move {
         let installed = shaping.install(tap, RATE).await.unwrap();
         assert_eq!(shaping.stray_ifbs().await.unwrap(), []);
-        sh("ip link del tap; ip link add mtrd type ifb; ip link add mtrd7x type ifb");
+        // Not of our making: not an IFB, or not our name.
+        pair("mtrd9999", "mtrd7x");
+        links::delete("tap").unwrap();
         let strays = shaping.stray_ifbs().await.unwrap();
         assert_eq!(strays.len(), 1);
         assert_eq!(strays[0].ifindex, installed.ifb_ifindex);
@@ -263,32 +326,29 @@ fn an_interface_that_goes_leaves_its_ifb_to_be_found() {
             shaping.install(tap, RATE).await,
             Err(ShapingError::Gone { ifindex }) if ifindex == tap
         ));
+        shaping.delete_stray(&strays[0]).await.unwrap();
+        assert_eq!(shaping.stray_ifbs().await.unwrap(), []);
         let removed = shaping.remove(tap, None).await.unwrap();
         assert_eq!(removed.root, RootAfter::InterfaceGone);
-        assert_eq!(shaping.stray_ifbs().await.unwrap(), []);
-        shaping.delete_stray(&strays[0]).await.unwrap();
-        sh("ip link del mtrd; ip link del mtrd7x");
     });
 }
 
 #[test]
 fn a_name_that_is_taken_is_said_and_what_bears_it_left_alone() {
     with_veth(|shaping, tap| async move {
-        sh(&format!("ip link add mtrd{tap} type veth peer name other"));
+        pair(&ifb(tap), "other");
         let refused = shaping.install(tap, RATE).await.unwrap_err();
         assert!(
             matches!(refused, ShapingError::NameTaken { .. }),
             "{refused}"
         );
         shaping.remove(tap, None).await.unwrap();
-        sh(&format!("ip link del mtrd{tap}"));
+        assert!(links::find(&ifb(tap)).unwrap().is_some());
     });
 }
 
 #[test]
-fn the_kernel_has_nothing_to_complain_of() {
-    let lines = || sh("dmesg 2>/dev/null | grep -c -iE 'htb|tbf|quantum|work.conserving' || true");
-    let before = lines();
+fn every_rate_stands_as_it_was_wanted() {
     with_veth(|shaping, tap| async move {
         for rate in [8_000, 64_000, 1_000_000, 100_000_000, 100_000_000_000] {
             let rate = BitsPerSecond(rate);
@@ -300,7 +360,6 @@ fn the_kernel_has_nothing_to_complain_of() {
         }
         shaping.remove(tap, None).await.unwrap();
     });
-    assert_eq!(lines(), before, "{}", sh("dmesg | tail -20"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::Problem;
 use crate::engine::{
     command::{Change, SettingKey, Until},
     plan::DayOfMonth,
-    quantity::{parse_allowance, parse_duration},
+    quantity,
     units::{Currency, Money, PlanName},
 };
 
@@ -106,10 +106,10 @@ impl Fields {
     }
 
     /// A text, read by `parse`.
-    pub(super) fn parsed<T>(
+    pub(super) fn parsed<T, E: std::fmt::Display>(
         &mut self,
         key: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
+        parse: impl Fn(&str) -> Result<T, E>,
     ) -> Result<Option<T>, Problem> {
         self.text(key)?
             .map(|text| parse(&text).map_err(|error| unfit(format!("`{key}`: {error}"))))
@@ -136,7 +136,7 @@ impl Fields {
 
     /// `for` or `until`, not both.
     pub(super) fn until(&mut self) -> Result<Option<Until>, Problem> {
-        let duration = self.parsed("for", parse_duration)?;
+        let duration = self.parsed("for", quantity::duration)?;
         let instant = self.parsed("until", parse_instant)?;
         match (duration, instant) {
             (Some(_), Some(_)) => Err(unfit("give `for` or `until`, not both")),
@@ -161,13 +161,26 @@ pub(super) fn parse_instant(text: &str) -> Result<Timestamp, String> {
 
 /// An amount, and its currency where it names one: `50`, `-12.50 EUR`.
 pub(super) fn parse_amount(text: &str) -> Result<(Decimal, Option<Currency>), String> {
-    if let Ok(money) = text.parse::<Money>() {
-        return Ok((money.amount, Some(money.currency)));
+    let (amount, currency) = match text.parse::<Money>() {
+        Ok(money) => (money.amount, Some(money.currency)),
+        Err(_) => {
+            let amount = text.trim().parse().map_err(|_| {
+                format!("expected an amount such as `50.00` or `50.00 EUR`, found `{text}`")
+            })?;
+            (amount, None)
+        }
+    };
+    in_range(amount)?;
+    Ok((amount, currency))
+}
+
+/// At most 10^9 and nine decimals, so that no product with any volume leaves the range of
+/// exact decimals.
+fn in_range(amount: Decimal) -> Result<(), String> {
+    if amount.abs() > Decimal::from(1_000_000_000) || amount.normalize().scale() > 9 {
+        return Err(format!("{amount} is beyond 10^9 or nine decimals"));
     }
-    text.trim()
-        .parse()
-        .map(|amount| (amount, None))
-        .map_err(|_| format!("expected an amount such as `50.00` or `50.00 EUR`, found `{text}`"))
+    Ok(())
 }
 
 /// The key of a setting, by its name.
@@ -198,7 +211,9 @@ pub fn change(key: &str, value: &str) -> Result<Change, String> {
     match parse_setting_key(key)? {
         SettingKey::Plan if value.trim().is_empty() => Err(wrong("a plan's name")),
         SettingKey::Plan => Ok(Change::Plan(PlanName::from(value.trim()))),
-        SettingKey::Allowance => parse_allowance(value).map(Change::Allowance),
+        SettingKey::Allowance => quantity::allowance(value)
+            .map(Change::Allowance)
+            .map_err(|wrong| wrong.to_string()),
         SettingKey::RenewalDay => value
             .trim()
             .parse()
@@ -211,7 +226,7 @@ pub fn change(key: &str, value: &str) -> Result<Change, String> {
             Ok(limit) if limit.amount.is_sign_negative() => {
                 Err(wrong("an amount that is not negative"))
             }
-            Ok(limit) => Ok(Change::CostLimit(Some(limit))),
+            Ok(limit) => in_range(limit.amount).map(|()| Change::CostLimit(Some(limit))),
             Err(error) => Err(format!("{error}, or `none`; found `{value}`")),
         },
         SettingKey::AutoUnsuspend => match value.trim() {
@@ -284,6 +299,8 @@ mod tests {
             ("renewal-day", "287"),
             ("cost-limit", "10"),
             ("cost-limit", "-1 USD"),
+            ("cost-limit", "1000000000.01 USD"),
+            ("cost-limit", "0.0000000001 USD"),
             ("auto-unsuspend", "maybe"),
             ("colour", "red"),
         ] {
@@ -313,5 +330,6 @@ mod tests {
         );
         parse_amount("fifty").unwrap_err();
         parse_amount("50 euro").unwrap_err();
+        parse_amount("-1000000001").unwrap_err();
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod access;
 mod body;
+mod door;
 pub mod metrics;
 mod routes;
 mod server;
@@ -19,7 +20,7 @@ use tokio::sync::oneshot;
 
 pub use self::{
     body::change,
-    routes::{OPENAPI, serve},
+    door::{OPENAPI, serve},
     server::Limits,
 };
 
@@ -68,7 +69,7 @@ pub enum Ask {
         machine: MachineId,
     },
     /// `GET /v1/machines/ID/offer`. Answer: an object; `allowance`, `forecast`,
-    /// `recommended` (bytes or null) and `choices`, an array of `{"volume","amount"}`.
+    /// `recommended` (bytes or null) and `choices`, an array of `{"volume","cost"}`.
     Offer {
         /// Whose.
         machine: MachineId,

@@ -39,7 +39,7 @@ pub(super) struct Ending {
     /// For so long, such as `24h`
     #[arg(long = "for", value_name = "DURATION", value_parser = duration, conflicts_with = "until")]
     duration: Option<Duration>,
-    /// Until then; without offset in this machine's zone
+    /// Until then; without offset in local time
     #[arg(long, value_name = "TIME", value_parser = instant::parse)]
     until: Option<Timestamp>,
 }
@@ -48,8 +48,8 @@ pub(super) struct Ending {
 #[derive(Clone, Debug)]
 struct Duration(String);
 
-fn duration(text: &str) -> Result<Duration, String> {
-    quantity::parse_duration(text).map(|_: SignedDuration| Duration(text.to_owned()))
+fn duration(text: &str) -> Result<Duration, quantity::Wrong> {
+    quantity::duration(text).map(|_: SignedDuration| Duration(text.to_owned()))
 }
 
 #[derive(Debug, clap::Args)]
@@ -145,7 +145,7 @@ pub(super) fn set(args: &Set, context: &Context) -> Result<(), Failure> {
             .is_some()
         {
             let message = format!("`{key}` is given twice");
-            return Err(Failure::new(super::Exit::Usage, message));
+            return Err(Failure::new(super::Exit::USAGE, message));
         }
     }
     command(

@@ -43,11 +43,18 @@ impl Client {
             .build();
         let runtime = runtime.map_err(|error| {
             Failure::new(
-                Exit::System,
+                Exit::SYSTEM,
                 format!("cannot start to wait for answers: {error}"),
             )
         })?;
         Ok(Self { socket, runtime })
+    }
+
+    /// Waits, between one question and the next.
+    pub(super) fn pause(&self, length: Duration) {
+        // Within the runtime: it is its clock.
+        self.runtime
+            .block_on(async { tokio::time::sleep(length).await });
     }
 
     /// Asks.
@@ -85,7 +92,7 @@ impl Client {
             .body(Full::new(body))
             .map_err(|error| {
                 Failure::new(
-                    Exit::Usage,
+                    Exit::USAGE,
                     format!("this cannot be sent to the daemon: {error}"),
                 )
             })?;
@@ -93,7 +100,7 @@ impl Client {
         let (status, answer) = self.runtime.block_on(exchange).map_err(|_| {
             let (socket, seconds) = (self.socket.display(), PATIENCE.as_secs());
             Failure::new(
-                Exit::TryAgain,
+                Exit::TRY_AGAIN,
                 format!(
                     "the daemon at {socket} did not answer within {seconds} s; what was asked may \
                      still happen: `meterd events` shows whether it did"
@@ -110,7 +117,7 @@ impl Client {
         let broken = |error: hyper::Error| {
             let socket = self.socket.display();
             Failure::new(
-                Exit::Unavailable,
+                Exit::UNAVAILABLE,
                 format!(
                     "the daemon at {socket} broke off: {error}; its log says why (`journalctl -u \
                      meterd`)"
@@ -136,7 +143,7 @@ fn unreachable_daemon(socket: &Path, error: &io::Error) -> Failure {
     let path = socket.display();
     match error.kind() {
         io::ErrorKind::PermissionDenied => Failure::new(
-            Exit::NotAllowed,
+            Exit::NOT_ALLOWED,
             format!(
                 "cannot reach the daemon at {path}: {error}; that is for root and members of the \
                  group `meterd`: use sudo, or `usermod -aG meterd USER` and a new login"
@@ -149,7 +156,7 @@ fn unreachable_daemon(socket: &Path, error: &io::Error) -> Failure {
                 _ => error.to_string(),
             };
             Failure::new(
-                Exit::Unavailable,
+                Exit::UNAVAILABLE,
                 format!(
                     "the daemon is not running: tried {path}, {why}; start it with `systemctl \
                      start meterd` or `meterd run`, or name its configuration with --config"
@@ -162,7 +169,7 @@ fn unreachable_daemon(socket: &Path, error: &io::Error) -> Failure {
 fn read(status: StatusCode, answer: &[u8]) -> Result<Value, Failure> {
     let defect = |what: String| {
         Failure::new(
-            Exit::Software,
+            Exit::SOFTWARE,
             format!("the daemon's answer is not understood: {what}"),
         )
     };
@@ -173,11 +180,11 @@ fn read(status: StatusCode, answer: &[u8]) -> Result<Value, Failure> {
     }
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
     let exit = match status.as_u16() {
-        403 => Exit::NotAllowed,
-        503 => Exit::Unavailable,
-        408 | 504 => Exit::TryAgain,
-        500 => Exit::Software,
-        _ => Exit::Refused,
+        403 => Exit::NOT_ALLOWED,
+        503 => Exit::UNAVAILABLE,
+        408 | 504 => Exit::TRY_AGAIN,
+        500 => Exit::SOFTWARE,
+        _ => Exit::REFUSED,
     };
     let (title, detail) = (text("title"), text("detail"));
     Err(Failure::new(
@@ -245,7 +252,7 @@ mod tests {
             .unwrap()
             .get("/v1/machines")
             .unwrap_err();
-        assert_eq!(failure.exit, Exit::Unavailable);
+        assert_eq!(failure.exit, Exit::UNAVAILABLE);
         let path = missing.display().to_string();
         for part in [path.as_str(), "no such socket", "systemctl start meterd"] {
             assert!(failure.message.contains(part), "{}", failure.message);
@@ -255,7 +262,7 @@ mod tests {
             .unwrap()
             .get("/v1/machines")
             .unwrap_err();
-        assert_eq!(failure.exit, Exit::Unavailable);
+        assert_eq!(failure.exit, Exit::UNAVAILABLE);
         assert!(
             failure.message.contains("nobody attends"),
             "{}",
@@ -266,12 +273,12 @@ mod tests {
     #[test]
     fn a_problem_becomes_an_exit_status_and_its_detail() {
         for (status, exit) in [
-            (403, Exit::NotAllowed),
-            (404, Exit::Refused),
-            (409, Exit::Refused),
-            (422, Exit::Refused),
-            (503, Exit::Unavailable),
-            (504, Exit::TryAgain),
+            (403, Exit::NOT_ALLOWED),
+            (404, Exit::REFUSED),
+            (409, Exit::REFUSED),
+            (422, Exit::REFUSED),
+            (503, Exit::UNAVAILABLE),
+            (504, Exit::TRY_AGAIN),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
             let failure = read(status, br#"{"title":"no","detail":"because"}"#).unwrap_err();
@@ -279,7 +286,7 @@ mod tests {
         }
         assert_eq!(
             read(StatusCode::OK, b"<html>").unwrap_err().exit,
-            Exit::Software
+            Exit::SOFTWARE
         );
     }
 }

@@ -7,19 +7,31 @@ use serde_json::{Value, json};
 use super::{
     Context, Exit, Failure, Format,
     out::{self, Style, plain},
+    place,
 };
+use crate::host::features;
 
 /// Something that metering or enforcing needs, or that stands in its way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Feature {
-    /// What.
-    pub name: String,
+struct Feature {
+    name: String,
     /// Whether all is well with it.
-    pub present: bool,
+    present: bool,
     /// What was found.
-    pub detail: String,
+    detail: String,
     /// What can be done where all is not well.
-    pub remedy: Option<String>,
+    remedy: Option<String>,
+}
+
+impl From<features::Feature> for Feature {
+    fn from(found: features::Feature) -> Self {
+        Self {
+            name: found.name.to_owned(),
+            present: found.present,
+            detail: found.detail,
+            remedy: (!found.present).then(|| found.remedy.to_owned()),
+        }
+    }
 }
 
 /// What is asked.
@@ -31,7 +43,11 @@ pub(super) struct Args {
 
 /// Shows it.
 pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let features = crate::daemon::features(&context.config);
+    let pins = place::pin_directory(&context.config)?;
+    let features: Vec<_> = features::features(&pins)
+        .into_iter()
+        .map(Feature::from)
+        .collect();
     let daemon = daemon(context);
     if args.format.json {
         return out::print_json(&json!({"features": features, "daemon": daemon}));
@@ -66,7 +82,7 @@ fn daemon(context: &Context) -> Feature {
         }
         Err(failure) => {
             let detail = failure.message;
-            let remedy = (failure.exit == Exit::Unavailable)
+            let remedy = (failure.exit == Exit::UNAVAILABLE)
                 .then(|| "what is attached already goes on counting without it".to_owned());
             Feature {
                 name,

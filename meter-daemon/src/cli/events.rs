@@ -1,6 +1,6 @@
 //! `events`: what happened, a line each, and what happens, as it does.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -52,7 +52,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
         };
     }
     let mut events = reader.past(Some(RECENT))?;
-    // With nothing yet, everything from now on is new: a follower starts at the beginning.
+    // Where nothing has happened yet, whatever happens is new.
     reader.after.get_or_insert(0);
     loop {
         let lines = events.iter().map(|event| {
@@ -63,8 +63,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             }
         });
         print(&lines.collect::<String>())?;
-        thread::sleep(PAUSE);
-        events = reader.next(None, PAGE)?;
+        daemon.pause(PAUSE);
+        events = reader.next(args.since, PAGE)?;
     }
 }
 

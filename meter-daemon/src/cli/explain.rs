@@ -35,7 +35,7 @@ pub(super) fn explain(args: &Args, context: &Context) -> Result<(), Failure> {
         .and_then(Value::as_array)
         .ok_or_else(|| {
             Failure::new(
-                Exit::Software,
+                Exit::SOFTWARE,
                 "the daemon's explanation is not understood: no sentences",
             )
         })?;
@@ -62,19 +62,24 @@ struct Offer {
     allowance: Option<Bytes>,
     forecast: Option<Bytes>,
     recommended: Option<Bytes>,
+    /// Prices are for the time left of the period.
+    #[serde(default)]
+    prorated: bool,
     choices: Vec<Choice>,
+    /// Whether another plan would do better.
+    advice: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Choice {
     volume: Bytes,
-    amount: Option<String>,
+    cost: Option<String>,
 }
 
 fn offered(found: Value, machine: &str, style: Style) -> Result<String, Failure> {
     let offer: Offer = serde_json::from_value(found).map_err(|error| {
         Failure::new(
-            Exit::Software,
+            Exit::SOFTWARE,
             format!("the daemon's offer is not understood: {error}"),
         )
     })?;
@@ -95,15 +100,18 @@ fn offered(found: Value, machine: &str, style: Style) -> Result<String, Failure>
     }
     let mut table = Table::new(&[("ADD", Side::Right), ("COST", Side::Right)], style);
     for choice in &offer.choices {
-        let cost = choice.amount.clone().unwrap_or_else(|| "-".to_owned());
+        let cost = choice.cost.clone().unwrap_or_else(|| "-".to_owned());
         table.row([choice.volume.to_string(), cost]);
     }
+    let _ = write!(text, "\n{}\n", table.render());
+    if offer.prorated {
+        text.push_str("The cost is for the time left of the period.\n");
+    }
+    if let Some(advice) = &offer.advice {
+        text.push_str(&(plain(advice) + "\n"));
+    }
     let machine = plain(machine);
-    let _ = write!(
-        text,
-        "\n{}\nTake one with `meterd top-up {machine} VOLUME`.\n",
-        table.render()
-    );
+    let _ = writeln!(text, "Take one with `meterd top-up {machine} VOLUME`.");
     Ok(text)
 }
 
@@ -118,9 +126,9 @@ mod tests {
         let found = json!({
             "machine": "web1", "allowance": 5_000_000_000_000_u64,
             "forecast": 7_200_000_000_000_u64, "recommended": 2_200_000_000_000_u64,
-            "choices": [
-                {"volume": 3_000_000_000_000_u64, "amount": "4.50 EUR"},
-                {"volume": 10_000_000_000_000_u64, "amount": "15.00 EUR"},
+            "prorated": true, "advice": "A bigger plan is cheaper.", "choices": [
+                {"volume": 3_000_000_000_000_u64, "cost": "4.50 EUR"},
+                {"volume": 10_000_000_000_000_u64, "cost": "15.00 EUR"},
             ],
         });
         insta::assert_snapshot!(offered(found, "web1", Style::default()).unwrap(), @r#"
@@ -132,6 +140,8 @@ mod tests {
          3 TB   4.50 EUR
         10 TB  15.00 EUR
 
+        The cost is for the time left of the period.
+        A bigger plan is cheaper.
         Take one with `meterd top-up web1 VOLUME`.
         "#);
     }

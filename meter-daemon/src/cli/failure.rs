@@ -7,32 +7,31 @@ use std::{
     process::ExitCode,
 };
 
-/// The exit statuses in use.
+use crate::daemon;
+
+/// An exit status, after sysexits(3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Exit {
+pub struct Exit(pub u8);
+
+impl Exit {
     /// Asked for, understood, and refused.
-    Refused = 1,
-    /// The command line is wrong: `EX_USAGE`.
-    Usage = 64,
-    /// What was recorded cannot be used: `EX_DATAERR`.
-    Data = 65,
-    /// A file given cannot be read: `EX_NOINPUT`.
-    NoInput = 66,
-    /// The daemon is not running: `EX_UNAVAILABLE`.
-    Unavailable = 69,
-    /// A defect: `EX_SOFTWARE`.
-    Software = 70,
-    /// The system lacks something: `EX_OSERR`.
-    System = 71,
-    /// Reading or writing failed: `EX_IOERR`.
-    Io = 74,
-    /// It may work later: `EX_TEMPFAIL`.
-    TryAgain = 75,
-    /// Not for this user: `EX_NOPERM`.
-    NotAllowed = 77,
-    /// The configuration is wrong: `EX_CONFIG`.
-    Config = 78,
+    pub const REFUSED: Self = Self(1);
+    /// The command line is wrong.
+    pub const USAGE: Self = Self(64);
+    /// The daemon is not running.
+    pub const UNAVAILABLE: Self = Self(69);
+    /// A defect.
+    pub const SOFTWARE: Self = Self(70);
+    /// The system lacks something.
+    pub const SYSTEM: Self = Self(71);
+    /// Reading or writing failed.
+    pub const IO: Self = Self(74);
+    /// It may work later.
+    pub const TRY_AGAIN: Self = Self(75);
+    /// Not for this user.
+    pub const NOT_ALLOWED: Self = Self(77);
+    /// The configuration is wrong.
+    pub const CONFIG: Self = Self(78);
 }
 
 /// Why a command did not do what was asked.
@@ -46,6 +45,12 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Whoever read the output has seen enough: not an error, but the end.
+    pub(super) const NOBODY_READS: Self = Self {
+        exit: Exit(0),
+        message: String::new(),
+    };
+
     /// A failure with its message.
     pub fn new(exit: Exit, message: impl fmt::Display) -> Self {
         Self {
@@ -60,7 +65,13 @@ impl Failure {
             // Where standard error is gone as well, the exit status still speaks.
             let _ = writeln!(io::stderr(), "error: {}", self.message.trim_end());
         }
-        ExitCode::from(self.exit as u8)
+        ExitCode::from(self.exit.0)
+    }
+}
+
+impl From<daemon::Failure> for Failure {
+    fn from(failure: daemon::Failure) -> Self {
+        Self::new(Exit(failure.exit_status()), failure)
     }
 }
 

@@ -4,10 +4,10 @@
 mod changes;
 pub mod check;
 mod client;
-pub mod doctor;
+mod doctor;
 mod events;
 mod explain;
-pub mod failure;
+mod failure;
 mod instant;
 mod money;
 mod out;
@@ -46,7 +46,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon in the foreground
-    Run,
+    Run(service::Run),
+    /// Say whether the configuration is good, and all that is wrong with it
+    Check(service::Check),
     /// Show the machines, or one in detail
     Status(status::Args),
     /// Show what a machine moved, by time
@@ -126,7 +128,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         style: Style::of_stdout(),
     };
     match cli.command {
-        Command::Run => Ok(crate::daemon::run(&context.config)?),
+        Command::Run(args) => service::run(&args, &context),
+        Command::Check(args) => service::check(args, &context),
         Command::Status(args) => status::run(&args, &context),
         Command::Usage(args) => usage::run(&args, &context),
         Command::Explain(args) => explain::explain(&args, &context),
@@ -154,7 +157,7 @@ fn misread(error: &clap::Error) -> ExitCode {
     let text = error.render();
     if error.use_stderr() {
         let _ = write!(io::stderr(), "{text}");
-        return ExitCode::from(Exit::Usage as u8);
+        return ExitCode::from(Exit::USAGE.0);
     }
     match out::print(&text.to_string()) {
         Ok(()) => ExitCode::SUCCESS,

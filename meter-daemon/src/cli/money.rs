@@ -165,7 +165,7 @@ fn account(found: Value, style: Style) -> Result<String, Failure> {
 fn understood<T: serde::de::DeserializeOwned>(found: Value, what: &str) -> Result<T, Failure> {
     serde_json::from_value(found).map_err(|error| {
         Failure::new(
-            Exit::Software,
+            Exit::SOFTWARE,
             format!("the daemon's {what} is not understood: {error}"),
         )
     })

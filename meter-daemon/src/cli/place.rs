@@ -1,4 +1,4 @@
-//! Where the daemon is to be found: the control socket, through the configuration file.
+//! Where things are, through the configuration file: the control socket, the pins.
 //!
 //! One key is needed of it, so one key is read: a client must reach a running daemon also
 //! while the file is being edited and not valid.
@@ -16,21 +16,28 @@ use crate::api::socket;
 /// Where the configuration is, unless said otherwise.
 pub const CONFIG: &str = "/etc/meterd/meterd.toml";
 
-/// The runtime directory, unless the file says otherwise.
+/// Unless the file says otherwise.
 const RUNTIME: &str = "/run/meterd";
+/// Unless the file says otherwise.
+const PINS: &str = "/sys/fs/bpf/meterd";
 
 /// The control socket of the daemon that runs with this file.
 pub(super) fn socket(config: &Path) -> Result<PathBuf, Failure> {
-    Ok(runtime_directory(config)?.join(socket::NAME))
+    Ok(directory(config, "runtime-directory", RUNTIME)?.join(socket::NAME))
 }
 
-/// `runtime-directory`, relative to the file that has it.
-fn runtime_directory(config: &Path) -> Result<PathBuf, Failure> {
+/// Where the kernel's programs and maps are pinned.
+pub(super) fn pin_directory(config: &Path) -> Result<PathBuf, Failure> {
+    directory(config, "pin-directory", PINS)
+}
+
+/// The directory that a key names, relative to the file that has it.
+fn directory(config: &Path, key: &str, unless: &str) -> Result<PathBuf, Failure> {
     let text = match std::fs::read_to_string(config) {
         Ok(text) => text,
         // Every key has a default, and so has the file.
         Err(error) if error.kind() == io::ErrorKind::NotFound && config == Path::new(CONFIG) => {
-            return Ok(RUNTIME.into());
+            return Ok(unless.into());
         }
         Err(error) => {
             let remedy = match error.kind() {
@@ -40,8 +47,8 @@ fn runtime_directory(config: &Path) -> Result<PathBuf, Failure> {
                 _ => "give the daemon's own file with --config",
             };
             let exit = match error.kind() {
-                io::ErrorKind::PermissionDenied => Exit::NotAllowed,
-                _ => Exit::Config,
+                io::ErrorKind::PermissionDenied => Exit::NOT_ALLOWED,
+                _ => Exit::CONFIG,
             };
             let config = config.display();
             let message = format!("cannot read the configuration {config}: {error}; {remedy}");
@@ -52,12 +59,12 @@ fn runtime_directory(config: &Path) -> Result<PathBuf, Failure> {
     let (table, _errors) = DeTable::parse_recoverable(&text);
     let named = table
         .get_ref()
-        .get("runtime-directory")
+        .get(key)
         .and_then(|value| match value.get_ref() {
             DeValue::String(directory) => Some(directory.clone().into_owned()),
             _ => None,
         });
-    let directory = named.unwrap_or_else(|| RUNTIME.to_owned());
+    let directory = named.unwrap_or_else(|| unless.to_owned());
     Ok(config.parent().unwrap_or(Path::new("")).join(directory))
 }
 
@@ -92,7 +99,7 @@ mod tests {
     #[test]
     fn a_file_that_was_named_and_is_not_there_is_a_configuration_error() {
         let failure = socket(Path::new("/nonexistent/meterd.toml")).unwrap_err();
-        assert_eq!(failure.exit, Exit::Config);
+        assert_eq!(failure.exit, Exit::CONFIG);
         assert!(failure.message.contains("/nonexistent/meterd.toml"));
     }
 }

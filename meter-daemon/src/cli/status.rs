@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     }
     let machines: Vec<Status> = serde_json::from_value(found).map_err(|error| {
         Failure::new(
-            Exit::Software,
+            Exit::SOFTWARE,
             format!("the daemon's status is not understood: {error}"),
         )
     })?;

@@ -22,7 +22,7 @@ pub(super) struct Args {
     /// Length of a row
     #[arg(long, value_enum, default_value_t = By::Day)]
     by: By,
-    /// First row's start, inclusive; without offset in this machine's zone
+    /// First row's start, inclusive; without offset in local time
     #[arg(long, value_name = "TIME", value_parser = instant::parse)]
     from: Option<Timestamp>,
     /// Rows that start before this
@@ -80,7 +80,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
 fn table(found: Value, by: By, style: Style) -> Result<String, Failure> {
     let rows: Vec<Row> = serde_json::from_value(found).map_err(|error| {
         Failure::new(
-            Exit::Software,
+            Exit::SOFTWARE,
             format!("the daemon's usage is not understood: {error}"),
         )
     })?;

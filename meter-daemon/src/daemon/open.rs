@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     api::socket::BindError,
-    cli::{Exit, check::refused},
+    cli::check::refused,
     config::{self, Config, Diagnostics},
     engine::{Breaker, Engine, EngineSettings, RestoreError},
     host::{
@@ -91,23 +91,27 @@ pub enum Failure {
 impl Failure {
     /// The exit status, by sysexits(3).
     #[must_use]
-    pub fn exit(&self) -> Exit {
+    pub fn exit_status(&self) -> u8 {
+        const DATAERR: u8 = 65;
+        const OSERR: u8 = 71;
+        const IOERR: u8 = 74;
+        const TEMPFAIL: u8 = 75;
+        const NOPERM: u8 = 77;
+        const CONFIG: u8 = 78;
         match self {
-            Self::Configuration { .. } => Exit::Config,
+            Self::Configuration { .. } => CONFIG,
             Self::Ledger(error) => match error {
-                LedgerError::Held { .. } | LedgerError::Locked { .. } => Exit::TryAgain,
-                LedgerError::Corrupt { .. } | LedgerError::Newer { .. } => Exit::Data,
-                LedgerError::Permission { .. } => Exit::NotAllowed,
-                _ => Exit::Io,
+                LedgerError::Held { .. } | LedgerError::Locked { .. } => TEMPFAIL,
+                LedgerError::Corrupt { .. } | LedgerError::Newer { .. } => DATAERR,
+                LedgerError::Permission { .. } => NOPERM,
+                _ => IOERR,
             },
-            Self::Restore(_) => Exit::Data,
-            Self::Host(HostError::NotAllowed { .. }) => Exit::NotAllowed,
-            Self::Host(error) if is_refusal(error.raw_os_error()) => Exit::NotAllowed,
-            Self::Host(_) | Self::Netlink(_) | Self::Identity(_) | Self::System { .. } => {
-                Exit::System
-            }
-            Self::Door(BindError::Taken(_)) => Exit::TryAgain,
-            Self::Door(_) | Self::Listen { .. } => Exit::System,
+            Self::Restore(_) => DATAERR,
+            Self::Host(HostError::NotAllowed { .. }) => NOPERM,
+            Self::Host(error) if is_refusal(error.raw_os_error()) => NOPERM,
+            Self::Host(_) | Self::Netlink(_) | Self::Identity(_) | Self::System { .. } => OSERR,
+            Self::Door(BindError::Taken(_)) => TEMPFAIL,
+            Self::Door(_) | Self::Listen { .. } => OSERR,
         }
     }
 }
@@ -115,12 +119,6 @@ impl Failure {
 impl From<Diagnostics> for Failure {
     fn from(found: Diagnostics) -> Self {
         Self::Configuration { found }
-    }
-}
-
-impl From<Failure> for crate::cli::Failure {
-    fn from(failure: Failure) -> Self {
-        Self::new(failure.exit(), failure)
     }
 }
 

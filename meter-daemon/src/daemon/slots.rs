@@ -5,9 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ledger::{
-    BootId, CounterId, Generation, InterfaceId, MapSetId, Reading, Slot, SlotRecord,
-};
+use crate::ledger::{BootId, CounterId, Generation, InterfaceId, MapSetId, Slot, SlotRecord};
 
 /// The slots of one map set, as of the last commit.
 #[derive(Debug)]
@@ -123,8 +121,8 @@ mod tests {
             machine: MachineId::from("web1"),
             interface: InterfaceId { netns: 1, ifindex },
             name: "tap1".into(),
-            base: Reading::default(),
-            cursor: Reading::default(),
+            base: crate::ledger::Reading::default(),
+            cursor: crate::ledger::Reading::default(),
             shaped: None,
             credit: None,
             credits: true,
