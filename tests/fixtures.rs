@@ -50,6 +50,8 @@ fn tcp(segmentation: Switch, family: Family) -> Result<()> {
         let node = Node::new(sandbox)?;
         let guest = node.plug(Port::of(101))?.party;
         guest.segmentation(segmentation)?;
+        guest.patient()?;
+        node.world.patient()?;
         node.host
             .run(|| links::offload(UPLINK, Offload::Joining, segmentation))?;
         let (headers, segment) = match family {
