@@ -264,7 +264,7 @@ impl Node {
         })?;
         let changes = self.config.difference(&new);
         if !dry_run {
-            self.reconfigure(new, &changes)
+            self.reconfigure(new, &changes, links)
                 .await
                 .map_err(cannot_record)?;
         }
