@@ -161,13 +161,12 @@ impl Machine {
             }
             Cause::Rule { rule, .. } => {
                 let held = self.terms.rules().iter().find(|known| known.name == *rule);
-                let why = match held {
+                match held {
                     Some(rule) if figures.compare(rule.trigger).holds => {
                         self.what_holds(rule, now, figures)
                     }
                     _ => format!("`{rule}` held, and waits for a hand."),
-                };
-                format!("{why} {}", self.what_ends(rule))
+                }
             }
         }
     }

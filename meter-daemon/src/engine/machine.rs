@@ -120,8 +120,10 @@ impl RuleState {
 pub(crate) struct Acting {
     pub(crate) since: Timestamp,
     pub(crate) action: Action,
-    pub(crate) notify: bool,
     pub(crate) by_hand: bool,
+    /// The id of the notice of its beginning, where it speaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) notice: Option<String>,
     /// Under a cap: what moved since it began, as the plan counts.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) spent: Bytes,
@@ -352,7 +354,7 @@ impl Machine {
         strongest.map_or(Cause::None, |(state, acting)| Cause::Rule {
             rule: state.rule.clone(),
             action: acting.action,
-            notice: acting.notify.then(|| self.notice_id(state)),
+            notice: acting.notice.clone(),
         })
     }
 

@@ -12,6 +12,7 @@ use super::{
     event::EventKind,
     machine::{Acting, Machine, RuleState},
     money::{costs_more_than, price_of},
+    notices::{notice_id, twin},
     plan::{CollectOverage, CostThreshold, Lift, Rule, Tariff, Threshold, Trigger},
     units::{Bytes, Currency, Money},
     usage::{Entitlement, Share},
@@ -293,6 +294,20 @@ impl Machine {
                 }
             }
             state.act(rule, terms.lift(rule), ripe, now);
+            if let Some(acting) = &mut state.acting {
+                if !rule.notify {
+                    acting.notice = None;
+                } else if acting.notice.is_none() {
+                    let twin = twin(terms.rules(), index);
+                    acting.notice = Some(notice_id(
+                        &self.id,
+                        self.running.period_start,
+                        rule,
+                        twin,
+                        state.arming,
+                    ));
+                }
+            }
         }
         said
     }
@@ -433,13 +448,12 @@ impl RuleState {
         let acting = self.acting.get_or_insert(Acting {
             since: now,
             action,
-            notify: rule.notify,
             by_hand,
+            notice: None,
             spent: Bytes::ZERO,
             spoken: false,
         });
         acting.action = action;
-        acting.notify = rule.notify;
         acting.by_hand = by_hand;
     }
 }
