@@ -66,6 +66,10 @@ pub struct Sample {
 
 /// What a step wants done. Every effect is idempotent.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a step has few effects, and nearly all of them are events"
+)]
 pub enum Effect {
     /// Something happened; it is recorded, and shown to whom it concerns.
     Event(Event),

@@ -126,6 +126,13 @@ impl Engine {
         })
     }
 
+    /// What was used in the running period, and of how much: cheaper than a whole status.
+    #[must_use]
+    pub fn used(&self, machine: &MachineId) -> Option<(Bytes, Option<Bytes>)> {
+        let machine = self.machines.get(machine)?;
+        Some((machine.used(), machine.allowance()))
+    }
+
     fn pool(&self, account: Option<&AccountId>) -> Option<PoolStatus> {
         let id = account?;
         let size = self.terms.accounts.get(id)?.pool?;

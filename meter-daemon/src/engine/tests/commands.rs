@@ -197,7 +197,7 @@ fn what_makes_no_sense_is_refused_and_says_why() {
     world.top_up(TB);
     world.set(Change::Plan("nonsense".into()));
     world.set(Change::CostLimit(Some(money("1 EUR"))));
-    world.from_pool(0);
+    world.hydrate(0);
     world.pay(&"2026-000001".into());
     world.says(CommandAction::Confirm);
     world.says(CommandAction::Cancel {

@@ -158,7 +158,7 @@ fn happen(world: &mut World, happening: &Happening) {
             world.travel(end, &[]);
         }
         Happening::TopUp(volume) => drop(world.top_up(*volume)),
-        Happening::FromPool(volume) => drop(world.from_pool(*volume)),
+        Happening::FromPool(volume) => drop(world.hydrate(*volume)),
         Happening::Allowance(volume) => drop(world.set(Change::Allowance(limited(*volume)))),
         Happening::Plan(index) => drop(world.set(Change::Plan(plans()[*index].name.clone()))),
         Happening::CostLimit(limit) => {
@@ -198,8 +198,6 @@ fn seen(world: &World) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-
     #[test]
     fn a_restart_after_every_step_changes_nothing(
         plan in 0_usize..5, name in proptest::sample::select(ZONES),

@@ -320,11 +320,11 @@ fn edis_is_restored_by_the_pool_an_upgrade_or_waiting() {
     };
 
     let mut world = throttled();
-    world.from_pool(500 * GB);
+    world.hydrate(500 * GB);
     assert_eq!(world.state(), State::Normal);
     let pool = world.status().pool.unwrap();
     assert_eq!((pool.size, pool.left), (Bytes(10 * TB), Bytes(9_500 * GB)));
-    world.from_pool(10 * TB);
+    world.hydrate(10 * TB);
     assert_eq!(
         world.told("refused").len(),
         1,

@@ -185,7 +185,7 @@ impl World {
         })
     }
 
-    pub(super) fn from_pool(&mut self, volume: u64) -> &mut Self {
+    pub(super) fn hydrate(&mut self, volume: u64) -> &mut Self {
         self.says(CommandAction::TopUp {
             machine: m(),
             volume: Bytes(volume),
