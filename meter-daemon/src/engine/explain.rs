@@ -7,12 +7,13 @@ use serde::Serialize;
 
 use super::{
     event::State,
-    machine::{Cause, Machine, RuleState},
+    kept::{Cause, RuleState},
+    machine::Machine,
     notices::doing,
     plan::{Lift, Rule},
-    rules::{Basis, Compared, Figures},
     status::NextRule,
     step::Engine,
+    triggers::{Basis, Compared, Figures},
     units::{AccountId, Bytes, MachineId, Money, PlanName, RuleName},
 };
 

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use super::{
     desk::Desk,
     event::{EventKind, State},
-    machine::{Cause, Machine, RuleState},
+    kept::{Cause, RuleState},
+    machine::Machine,
     plan::{Action, Rule, Trigger},
-    rules::{Basis, Figures},
+    triggers::{Basis, Figures},
     units::MachineId,
     usage::percent_used,
 };

@@ -339,6 +339,42 @@ fn enforce_false_decides_and_records_and_does_nothing() {
 }
 
 #[test]
+fn enforcing_what_was_only_watched_is_said_to_whoever_carries_it_out() {
+    let mut watched = edis();
+    watched.enforce = false;
+    let mut world = World::of(watched, "2026-06-01");
+    world.uses(1_100 * GB);
+    let mut terms = world.terms.clone();
+    terms.machines.get_mut(&m()).unwrap().plan = Some(std::sync::Arc::new(edis()));
+    world.set_terms(terms);
+    let throttle = Enforcement::Throttle(BitsPerSecond(64_000));
+    assert_eq!(world.effects.last(), Some(&Effect::Enforce(m(), throttle)));
+    world.top_up(TB);
+    assert!(
+        world
+            .effects
+            .contains(&Effect::Enforce(m(), Enforcement::None))
+    );
+}
+
+#[test]
+fn a_cap_that_is_used_up_is_said_to_whoever_carries_it_out() {
+    let mut capping = plan("capping", TB);
+    capping.rules = vec![rule("used 100%").act(Action::Cap(Bytes(GB)))];
+    let mut world = World::of(capping, "2026-06-01");
+    world.uses(TB).uses(GB / 2).uses(GB / 2).uses(GB);
+    let remaining: Vec<_> = world
+        .effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Enforce(_, Enforcement::Cap { remaining }) => Some(remaining.0),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(remaining, [GB, 0]);
+}
+
+#[test]
 fn a_dry_run_does_nothing_either() {
     let settings = EngineSettings {
         dry_run: true,
@@ -347,6 +383,7 @@ fn a_dry_run_does_nothing_either() {
     let terms = terms(vec![machine("m", edis())], Vec::new());
     let mut world = World::from_terms(terms, settings, "2026-06-01");
     world.uses(1_100 * GB);
+    world.restart();
     assert_eq!(world.state(), State::Throttled);
     assert_eq!(world.enforcement(), Enforcement::None);
 }
