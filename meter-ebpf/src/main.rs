@@ -107,7 +107,7 @@ fn into_shaper(ctx: &TcContext) -> Option<u32> {
     }
     let counters = COUNTERS.get_ptr_mut(counter_index(slot, Direction::Sent))?;
     // SAFETY: as in `count`.
-    unsafe { (*counters).shaped_bytes += traffic::weigh(ctx, COUNT_BYTES.load()).bytes() };
+    unsafe { (*counters).shaped_bytes += traffic::weigh(ctx, COUNT_BYTES.load()).bytes };
     verdict::choose_class(ctx, interface.shaper);
     Some(interface.ifb)
 }
@@ -142,7 +142,7 @@ fn count(ctx: &TcContext, slot: u32, direction: Direction, shaped: bool) {
         (*counters).packets += weight.packets;
         (*counters).frame_bytes += u64::from(ctx.len());
         if shaped {
-            (*counters).shaped_bytes += weight.bytes();
+            (*counters).shaped_bytes += weight.bytes;
         }
     }
 }
