@@ -172,7 +172,7 @@ fn capabilities() -> Feature {
 fn bpffs(pin_directory: &Path) -> Feature {
     let result = pins::on_bpffs(pin_directory);
     Feature {
-        name: "bpf file system",
+        name: "bpffs",
         present: result.is_ok(),
         detail: match result {
             Ok(()) => format!(

@@ -106,7 +106,7 @@ fn asking_what_the_machine_has_changes_nothing() {
         for name in [
             "kernel",
             "capabilities",
-            "bpf file system",
+            "bpffs",
             "batched map look-up",
         ] {
             let feature = features
@@ -137,7 +137,7 @@ fn what_is_missing_is_said_with_a_remedy() {
         let features = features(&arena.folder().join("pins"));
         let bpffs = features
             .iter()
-            .find(|feature| feature.name == "bpf file system")
+            .find(|feature| feature.name == "bpffs")
             .unwrap();
         assert!(!bpffs.present);
         assert!(bpffs.remedy.contains("mount -t bpf bpf"));
