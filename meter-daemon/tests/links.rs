@@ -110,6 +110,18 @@ fn a_change_is_told_of_within_two_milliseconds_of_the_request() {
 }
 
 #[test]
+fn an_error_says_what_was_attempted_on_what_and_why_it_failed() {
+    inside(&namespace(), || async {
+        let links = Links::open().unwrap();
+        let refused = links.set(4242, AdminState::Up).await.unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "cannot set interface 4242 up: No such device (os error 19)"
+        );
+    });
+}
+
+#[test]
 fn a_deleted_tap_leaves_its_last_counters_behind() {
     let last = inside(&namespace(), || async {
         let mut links = Links::open().unwrap();

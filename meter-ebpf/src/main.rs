@@ -107,7 +107,7 @@ fn into_shaper(ctx: &TcContext) -> Option<u32> {
     }
     let counters = COUNTERS.get_ptr_mut(counter_index(slot, Direction::Sent))?;
     // SAFETY: as in `count`.
-    unsafe { (*counters).shaped_bytes += traffic::weigh(ctx, COUNT_BYTES.load()).bytes() };
+    unsafe { (*counters).shaped_bytes += traffic::weigh(ctx, COUNT_BYTES.load()).bytes };
     verdict::choose_class(ctx, interface.shaper);
     Some(interface.ifb)
 }
@@ -138,11 +138,11 @@ fn count(ctx: &TcContext, slot: u32, direction: Direction, shaped: bool) {
     // SAFETY: the pointer is to this CPU's own copy, which lives as long as the map, and a
     // sched_cls program runs with migration and bottom halves off: nothing else writes it.
     unsafe {
-        (*counters).bytes += weight.bytes();
-        (*counters).packets += weight.packets();
+        (*counters).bytes += weight.bytes;
+        (*counters).packets += weight.packets;
         (*counters).frame_bytes += u64::from(ctx.len());
         if shaped {
-            (*counters).shaped_bytes += weight.bytes();
+            (*counters).shaped_bytes += weight.bytes;
         }
     }
 }
@@ -155,7 +155,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// `count` is called from helpers that the kernel allows to GPL-compatible programs only.
+/// Read when the program is loaded: some helpers are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -293,7 +293,8 @@ impl Node {
         }))
     }
 
-    /// Last deltas into the ledger, then programs, shapers and slots of what is gone go.
+    /// Shapers and programs of what is gone go, so that nothing is counted any more; then the
+    /// last deltas are recorded, and the slots are free.
     async fn let_go(&mut self) -> Result<(), CycleError> {
         let leaving: Vec<SlotRecord> = self
             .closing
@@ -301,17 +302,17 @@ impl Node {
             .filter_map(|slot| self.slots.get(*slot))
             .cloned()
             .collect();
-        self.measure().await?;
-        for record in leaving {
+        for record in &leaving {
             let ifindex = record.interface.ifindex;
-            if self.slots.of_interface(record.interface).is_none() {
-                self.unshape_gone(&record).await;
+            let newest = self.slots.of_interface(record.interface);
+            if newest.is_some_and(|newest| newest.counter == record.counter) {
+                self.leave_shaper(record).await;
                 self.audit.forget(ifindex);
                 self.attached.remove(&ifindex);
                 self.programs.release(ifindex, record.counter.slot.0)?;
             }
         }
-        Ok(())
+        self.measure().await
     }
 
     pub(super) fn usage(&self, engine: &crate::engine::Engine, sample: Sample) -> Usage {

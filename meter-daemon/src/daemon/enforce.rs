@@ -305,32 +305,14 @@ impl Node {
         )
     }
 
-    /// An interface went away with its shaper: its IFB and the note go, too.
-    pub(super) async fn unshape_gone(&mut self, record: &SlotRecord) {
-        let ifindex = record.interface.ifindex;
-        if self.enforcer.touched.remove(&ifindex).is_none() {
+    /// An interface is no longer a machine's: its shaper goes, if the interface did not take
+    /// it along.
+    pub(super) async fn leave_shaper(&mut self, record: &SlotRecord) {
+        if !self.enforcer.touches(record.interface.ifindex) {
             return;
         }
-        if let Err(failure) = self.enforcer.shaping.remove(ifindex, None).await {
-            warn!(
-                interface = record.name,
-                "cleaning up after a vanished interface: {failure}"
-            );
-        }
-        if let Err(failure) = self.forget_note(record) {
-            warn!(interface = record.name, "{failure}");
-        }
-    }
-
-    fn forget_note(&mut self, record: &SlotRecord) -> Result<(), LedgerError> {
-        let now = self.now();
-        let mut batch = self.batch(now, &self.engine, &[]);
-        batch.notes.push(HostNote {
-            key: note_key(record),
-            value: None,
-        });
-        let engine = self.engine.clone();
-        self.commit(&batch, engine)
+        let outcome = self.lift(record).await;
+        self.said(record, outcome);
     }
 
     /// The record as it is by now: `record` may be older than the last commit.

@@ -33,6 +33,7 @@ pub struct Feature {
 /// A capability, its number, and a stronger one that includes it.
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// Refuses a process that lacks a capability which everything here needs.
@@ -53,6 +54,21 @@ fn missing_capability(effective: u64) -> Option<&'static str> {
         (false, true) => Some("CAP_BPF"),
         (true, false) => Some("CAP_NET_ADMIN"),
         (false, false) => Some("CAP_BPF and CAP_NET_ADMIN"),
+    }
+}
+
+/// What to add to a refusal by the verifier. Up to 6.15 (seen on 6.1) it follows branches that
+/// the processor might only guess at, and refuses what it finds there in the code that writes
+/// log messages, unless the process may observe the kernel anyhow. Later kernels put a barrier
+/// in such a place instead.
+pub(super) fn verifier_hint() -> &'static str {
+    let trusted = [CAP_PERFMON, CAP_SYS_ADMIN]
+        .iter()
+        .any(|capability| effective_capabilities() & (1 << capability) != 0);
+    if trusted {
+        ""
+    } else {
+        " (the process lacks CAP_PERFMON, without which kernels before 6.16 refuse it: add it)"
     }
 }
 
@@ -146,17 +162,17 @@ fn capabilities() -> Feature {
         name: "capabilities",
         present: missing.is_none(),
         detail: match missing {
-            None => "CAP_BPF and CAP_NET_ADMIN are there".to_owned(),
+            None => format!("CAP_BPF and CAP_NET_ADMIN are there{}", verifier_hint()),
             Some(missing) => format!("the process lacks {missing}"),
         },
-        remedy: "run as root, or give the service CAP_BPF and CAP_NET_ADMIN",
+        remedy: "run as root, or give the service CAP_BPF and CAP_NET_ADMIN, before Linux 6.16 CAP_PERFMON, too",
     }
 }
 
 fn bpffs(pin_directory: &Path) -> Feature {
     let result = pins::on_bpffs(pin_directory);
     Feature {
-        name: "bpf file system",
+        name: "bpffs",
         present: result.is_ok(),
         detail: match result {
             Ok(()) => format!(

@@ -352,3 +352,59 @@ fn link_kind(info: &[u8]) -> LinkKind {
         _ => LinkKind::Other(word),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::{DefaultNla, Emitable};
+
+    use super::*;
+
+    fn attributes_of(attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let attributes: Vec<DefaultNla> = attributes
+            .iter()
+            .map(|(number, value)| DefaultNla::new(*number, value.to_vec()))
+            .collect();
+        let mut bytes = vec![0; attributes.as_slice().buffer_len()];
+        attributes.as_slice().emit(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn only_a_tun_device_in_tap_mode_is_a_tap() {
+        let other = |word: &str| LinkKind::Other(word.to_owned());
+        for (word, mode, kind) in [
+            ("tun", Some(2), LinkKind::Tap),
+            ("tun", Some(1), other("tun")),
+            ("tun", None, other("tun")),
+            ("veth", None, LinkKind::Veth),
+            ("ifb", None, LinkKind::Ifb),
+            ("macvtap", None, other("macvtap")),
+        ] {
+            let data = mode.map(|mode| attributes_of(&[(3, &[mode])]));
+            let mut info = vec![(1, word.as_bytes())];
+            info.extend(data.iter().map(|data| (2, data.as_slice())));
+            assert_eq!(link_kind(&attributes_of(&info)), kind, "{word} {mode:?}");
+        }
+    }
+
+    #[test]
+    fn an_attribute_that_is_malformed_hides_neither_the_link_nor_what_stands_before_it() {
+        let statistics: Vec<u8> = (1..=4_u64).flat_map(u64::to_ne_bytes).collect();
+        let mut message = vec![0; LINK_HEADER];
+        message[4] = 7;
+        message.extend(attributes_of(&[
+            (libc::IFLA_IFNAME, b"tap0\0"),
+            (libc::IFLA_STATS64, &statistics),
+            (libc::IFLA_ADDRESS, &[1, 2, 3]),
+        ]));
+        message.extend([255, 255, 1, 0]);
+        let link = link(&message).unwrap();
+        assert_eq!(
+            (link.ifindex, link.name.as_str(), link.mac),
+            (7, "tap0", None)
+        );
+        assert_eq!(link.kernel.received, Bytes(4));
+        assert_eq!(link.kernel.sent, Bytes(3));
+        assert_eq!(link.kernel.packets, [2, 1]);
+    }
+}

@@ -41,9 +41,9 @@ pub struct Found {
     pub root: Root,
     /// The IFB of ours for what it sends, by ifindex.
     pub ifb: Option<u32>,
-    /// `ingress` or `clsact`, where somebody has put one: a redirect into an IFB would let
-    /// packets past its filters.
-    pub ingress: Option<String>,
+    /// Filters on its `ingress` or `clsact`, the kind of each: a redirect into an IFB would let
+    /// packets past those of them that somebody else has put there.
+    pub ingress_filters: Vec<String>,
 }
 
 /// What [`Shaping::install`] has done.
@@ -236,9 +236,7 @@ fn inspect(requests: &mut Requests, ifindex: u32) -> Result<Found, ShapingError>
     Ok(Found {
         root: root::read(requests, ifindex)?,
         ifb: ifb::of(requests, ifindex)?.map(|ifb| ifb.ifindex),
-        ingress: qdisc::qdiscs(requests, ifindex)?
-            .ingress()
-            .map(|ingress| ingress.kind.clone()),
+        ingress_filters: qdisc::ingress_filters(requests, ifindex)?,
     })
 }
 

@@ -13,6 +13,7 @@ use meter_daemon::host::{
 use crate::arena::{Guest, arena, attach, both, run};
 
 const CAP_NET_ADMIN: u32 = 12;
+const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// This thread keeps no other capability than these.
@@ -28,10 +29,10 @@ fn keep(capabilities: &[u32]) {
 }
 
 #[test]
-fn two_capabilities_suffice_from_the_first_start_to_leaving() {
+fn a_few_capabilities_suffice_from_the_first_start_to_leaving() {
     arena(|arena| {
         let guest = Guest::new(1);
-        keep(&[CAP_BPF, CAP_NET_ADMIN]);
+        keep(&[CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON]);
         let mut programs = arena.open();
         assert_eq!(attach(&mut programs, guest.ifindex, 0), Hooks::Both);
         guest.exchange(10, 1000);
@@ -43,7 +44,27 @@ fn two_capabilities_suffice_from_the_first_start_to_leaving() {
             [10, 10]
         );
         let removed = detach_all(&arena.pin_directory(), &arena.runtime_directory()).unwrap();
-        assert_eq!((removed.links, removed.maps), (2, 6));
+        assert_eq!((removed.links + removed.filters, removed.maps), (2, 6));
+    });
+}
+
+#[test]
+fn two_suffice_where_the_verifier_is_of_linux_6_16_and_otherwise_the_third_is_named() {
+    arena(|arena| {
+        keep(&[CAP_BPF, CAP_NET_ADMIN]);
+        let release = rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned();
+        let mut numbers = release.split('.').map(|number| number.parse::<u32>());
+        let version = [numbers.next(), numbers.next()].map(|number| number.unwrap().unwrap());
+        match Programs::open(&arena.options(), 1) {
+            Ok(_) => {}
+            Err(error) if version < [6, 16] => {
+                assert!(error.to_string().contains("lacks CAP_PERFMON"), "{error}");
+            }
+            Err(error) => panic!("{error}"),
+        }
     });
 }
 
@@ -85,7 +106,7 @@ fn asking_what_the_machine_has_changes_nothing() {
         for name in [
             "kernel",
             "capabilities",
-            "bpf file system",
+            "bpffs",
             "batched map look-up",
         ] {
             let feature = features
@@ -116,7 +137,7 @@ fn what_is_missing_is_said_with_a_remedy() {
         let features = features(&arena.folder().join("pins"));
         let bpffs = features
             .iter()
-            .find(|feature| feature.name == "bpf file system")
+            .find(|feature| feature.name == "bpffs")
             .unwrap();
         assert!(!bpffs.present);
         assert!(bpffs.remedy.contains("mount -t bpf bpf"));

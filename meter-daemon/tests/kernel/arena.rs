@@ -114,11 +114,23 @@ impl Arena {
     }
 
     pub(crate) fn open_clsact(&self) -> Programs {
+        self.open_by(Attach::Clsact)
+    }
+
+    /// For what is promised of tcx alone; a kernel without it says so here.
+    pub(crate) fn open_tcx(&self) -> Programs {
+        self.open_by(Attach::Tcx)
+    }
+
+    fn open_by(&self, attach: Attach) -> Programs {
         let options = ProgramOptions {
-            attach: Attach::Clsact,
+            attach,
             ..self.options()
         };
-        Programs::open(&options, 7).unwrap()
+        match Programs::open(&options, 7) {
+            Ok(programs) => programs,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// What is below the bpf file system, sorted, without the kernel's own two files.

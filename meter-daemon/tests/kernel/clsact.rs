@@ -163,7 +163,7 @@ fn changing_between_clsact_and_tcx_never_counts_twice() {
     arena(|arena| {
         let guest = Guest::new(1);
         let before = qdiscs();
-        let mut programs = arena.open();
+        let mut programs = arena.open_tcx();
         attach(&mut programs, guest.ifindex, 0);
         drop(programs);
         let mut programs = arena.open_clsact();
@@ -171,7 +171,7 @@ fn changing_between_clsact_and_tcx_never_counts_twice() {
         assert_eq!(programs.attached().unwrap()[0].hooks, Hooks::Lost);
         attach(&mut programs, guest.ifindex, 0);
         drop(programs);
-        let mut programs = arena.open();
+        let mut programs = arena.open_tcx();
         assert_eq!(qdiscs(), before);
         attach(&mut programs, guest.ifindex, 0);
         guest.exchange(10, 100);

@@ -16,7 +16,7 @@ fn detach(arena: &Arena) -> Removed {
 fn detach_removes_programs_links_maps_and_folders_and_twice_is_fine() {
     arena(|arena| {
         let guests = [Guest::new(1), Guest::new(2)];
-        let mut programs = arena.open();
+        let mut programs = arena.open_tcx();
         for (slot, guest) in (0..).zip(&guests) {
             attach(&mut programs, guest.ifindex, slot);
         }
@@ -69,7 +69,7 @@ fn programs_maps(programs: &[u32]) -> Vec<u32> {
 fn detach_works_with_the_interface_gone_and_no_daemon() {
     arena(|arena| {
         let guest = Guest::new(1);
-        let mut programs = arena.open();
+        let mut programs = arena.open_tcx();
         attach(&mut programs, guest.ifindex, 0);
         drop(programs);
         run("ip link delete tap1");

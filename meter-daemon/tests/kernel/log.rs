@@ -6,7 +6,6 @@ use std::{
 };
 
 use aya::programs::loaded_programs;
-use meter_daemon::host::programs::Programs;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::{
@@ -51,7 +50,7 @@ fn unreadable_packets_are_logged_at_the_first_the_second_the_fourth_and_so_on() 
             .enable_all()
             .build()
             .unwrap();
-        let mut programs = runtime.block_on(async { Programs::open(&arena.options(), 1).unwrap() });
+        let mut programs = runtime.block_on(async { arena.open_tcx() });
         attach(&mut programs, 1, 0);
         let [_, ingress] = programs_on("lo");
         let sent = loaded_programs()

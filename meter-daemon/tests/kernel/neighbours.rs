@@ -82,7 +82,7 @@ fn programs_of_others_keep_their_order_and_see_every_packet() {
             run("tc filter show dev tap1 egress"),
         ];
 
-        let mut programs = arena.open();
+        let mut programs = arena.open_tcx();
         attach(&mut programs, guest.ifindex, 0);
         for (hook, ids) in programs_on("tap1").iter().enumerate() {
             assert_eq!(
@@ -117,7 +117,7 @@ fn no_qdisc_is_added_where_the_kernel_has_tcx() {
     arena(|arena| {
         let guest = Guest::new(1);
         let before = run("tc qdisc show dev tap1");
-        let mut programs = arena.open();
+        let mut programs = arena.open_tcx();
         attach(&mut programs, guest.ifindex, 0);
         assert_eq!(run("tc qdisc show dev tap1"), before);
         // What Proxmox VE and libvirt do next.
@@ -130,7 +130,7 @@ fn no_qdisc_is_added_where_the_kernel_has_tcx() {
 fn the_shaper_moves_behind_a_program_that_came_after_it() {
     arena(|arena| {
         let guest = Guest::new(1);
-        let mut programs = arena.open();
+        let mut programs = arena.open_tcx();
         attach(&mut programs, guest.ifindex, 0);
         run("ip link add shaped type ifb");
         let shaper = Some(Shaper {

@@ -115,7 +115,7 @@ fn on_clsact_too() {
 fn the_redirecting_program_stands_last_and_only_while_it_is_needed() {
     arena(|arena| {
         let guest = Guest::new(1);
-        let mut programs = arena.open();
+        let mut programs = arena.open_tcx();
         attach(&mut programs, guest.ifindex, 0);
         let [egress, ingress] = programs_on("tap1");
         throttle(&mut programs, &guest);

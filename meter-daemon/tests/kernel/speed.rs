@@ -34,7 +34,7 @@ fn five_hundred_interfaces_attach_in_under_two_seconds_and_the_machine_is_as_bef
     arena(|arena| {
         feed("ip -batch -", &links("add"));
         let before = fs::read_to_string(SWITCH).unwrap();
-        let mut programs = arena.open();
+        let mut programs = arena.open_tcx();
         let requests: Vec<_> = (0..MANY)
             .map(|slot| AttachRequest {
                 ifindex: ifindex(&format!("m{slot}")),

@@ -1,5 +1,7 @@
 //! Qdiscs and classes as the kernel shows and takes them: kind, handle, parent, options.
 
+use std::collections::BTreeMap;
+
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -11,8 +13,8 @@ use crate::host::netlink::{NetlinkError, Reply, Request, Requests, attribute, te
 
 /// TC_H_ROOT.
 pub(super) const ROOT: u32 = u32::MAX;
-/// TC_H_INGRESS, of which clsact is the successor.
-const INGRESS: u32 = 0xffff_fff1;
+/// The ingress hook of clsact, and all of ingress (TC_H_MIN_INGRESS).
+const INGRESS: u32 = 0xffff_fff2;
 
 const TC_HEADER: usize = 20;
 const TCA_KIND: u16 = 1;
@@ -28,7 +30,7 @@ pub(super) struct Node {
     pub(super) handle: u32,
     /// A handle, or [`ROOT`].
     pub(super) parent: u32,
-    /// Of a class: the handle of its leaf qdisc.
+    /// Of a class: the handle of its leaf qdisc (`tcm_info`).
     pub(super) leaf: u32,
     /// TCA_OPTIONS, as the kernel dumps it and takes it.
     #[serde(with = "hex")]
@@ -74,11 +76,6 @@ impl Qdiscs {
         self.below(ROOT)
     }
 
-    /// An `ingress` or `clsact`.
-    pub(super) fn ingress(&self) -> Option<&Node> {
-        self.below(INGRESS)
-    }
-
     /// The one below a class.
     pub(super) fn below(&self, parent: u32) -> Option<&Node> {
         self.0.iter().find(|qdisc| qdisc.parent == parent)
@@ -97,12 +94,12 @@ pub(super) fn classes(requests: &mut Requests, ifindex: u32) -> Result<Vec<Node>
         .collect())
 }
 
-/// Whether a qdisc or class has filters.
-pub(super) fn has_filters(
+/// The filters of a qdisc or class: the kind of each, by priority.
+pub(super) fn filters(
     requests: &mut Requests,
     ifindex: u32,
     parent: u32,
-) -> Result<bool, NetlinkError> {
+) -> Result<Vec<String>, NetlinkError> {
     let replies = requests.dump(
         &format!(
             "list the filters at {} of interface {ifindex}",
@@ -110,7 +107,22 @@ pub(super) fn has_filters(
         ),
         &RouteNetlinkMessage::GetTrafficFilter(message(ifindex, 0, parent)),
     )?;
-    Ok(!replies.is_empty())
+    // What is shown as info of a filter is its priority and protocol. Several lines are one
+    // filter: itself, its tables, its rules.
+    let filters: BTreeMap<u32, String> = replies
+        .iter()
+        .filter_map(|reply| node(reply, ifindex))
+        .map(|filter| (filter.leaf, filter.kind))
+        .collect();
+    Ok(filters.into_values().collect())
+}
+
+/// The filters of `ingress` or `clsact` that what the guest sends runs through.
+pub(super) fn ingress_filters(
+    requests: &mut Requests,
+    ifindex: u32,
+) -> Result<Vec<String>, NetlinkError> {
+    filters(requests, ifindex, INGRESS)
 }
 
 /// The request that puts a qdisc where its parent says.

@@ -52,7 +52,7 @@ impl SavedRoot {
         if root.kind == "htb" {
             root.options = htb::taken(&root.options);
             for parent in std::iter::once(&root).chain(&own) {
-                if qdisc::has_filters(requests, ifindex, parent.handle)? {
+                if !qdisc::filters(requests, ifindex, parent.handle)?.is_empty() {
                     return Ok(Err("it has filters".to_owned()));
                 }
             }
