@@ -103,12 +103,7 @@ fn asking_what_the_machine_has_changes_nothing() {
             println!("{}: {} ({})", feature.name, feature.present, feature.detail);
         }
         // Not a promise about every machine: about those that can run these tests at all.
-        for name in [
-            "kernel",
-            "capabilities",
-            "bpffs",
-            "batched map look-up",
-        ] {
+        for name in ["kernel", "capabilities", "bpffs", "batched map look-up"] {
             let feature = features
                 .iter()
                 .find(|feature| feature.name == name)
