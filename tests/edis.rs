@@ -183,7 +183,7 @@ fn all_interfaces_of_a_machine_share_the_rate() -> Result<()> {
 fn one_busy_interface_of_two_gets_the_whole_rate() -> Result<()> {
     Sandbox::run(|sandbox| {
         let scene = scene(sandbox)?;
-        scene.node.plug(Port {
+        let _idle = scene.node.plug(Port {
             machine: 101,
             nic: 1,
         })?;
