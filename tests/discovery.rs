@@ -194,8 +194,10 @@ fn a_name_that_another_machine_takes_over_counts_for_that_one() -> Result<()> {
             datagrams(10).run(&guest.party, &node.world)?;
             Ok(guest)
         };
-        plug(101)?;
+        // Kept: a guest's namespace takes both ends of its pair with it.
+        let former = plug(101)?;
         until_metered("vnet0")?;
+        assert_eq!(meterd.counted("first")?, sent(10));
         links::delete("vnet0")?;
         let second = plug(102)?;
         until_metered("vnet0")?;
@@ -210,6 +212,24 @@ fn a_name_that_another_machine_takes_over_counts_for_that_one() -> Result<()> {
         datagrams(1).run(&first.party, &node.world)?;
         assert_eq!(meterd.counted("first")?, sent(21));
         assert_eq!(meterd.counted("second")?, sent(15));
+        drop(former);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_interface_that_lived_for_moments_is_credited_with_what_it_said_when_it_went() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = Scene::set(sandbox, "")?;
+        let mut expected = 0;
+        for lifetime in [0, 10, 20, 30, 40, 50].map(Duration::from_millis) {
+            let guest = scene.node.plug(Port::of(102))?;
+            datagrams(10).run(&guest.party, &scene.node.world)?;
+            std::thread::sleep(lifetime);
+            links::delete(&guest.tap)?;
+            expected += 10;
+        }
+        assert_eq!(scene.meterd.counted("102")?, sent(expected));
         Ok(())
     })
 }

@@ -45,8 +45,9 @@ pub struct Party {
     pub v6: Ipv6Addr,
 }
 
-/// A guest and its interface on the node.
+/// A guest and its interface on the node. Dropped, it takes both ends of its pair with it.
 #[derive(Clone, Debug)]
+#[must_use = "a guest that nobody holds is gone, with its interface"]
 pub struct Guest {
     /// Inside.
     pub party: Party,

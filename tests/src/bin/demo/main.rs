@@ -252,19 +252,15 @@ impl<'a> Demo<'a> {
 
     /// One bulk flow, and an echo request every third of a second beside it.
     fn throttled_goodput(&mut self, way: Way, what: &str) -> Result<(f64, Pings)> {
-        const SETTLE: Duration = Duration::from_secs(2);
-        const WINDOW: u32 = 7;
+        const WINDOW: u32 = 8;
         let (world, guest) = (self.node.world.clone(), self.web1.party.clone());
         let bulk = match way {
             Way::Received => Bulk::start(&world, &guest, 1)?,
             Way::Sent => Bulk::start(&guest, &world, 1)?,
         };
         std::thread::scope(|scope| {
-            let pings = scope.spawn(|| {
-                std::thread::sleep(SETTLE);
-                ping(&guest, world.v4, 18, Duration::from_millis(350))
-            });
-            std::thread::sleep(SETTLE);
+            bulk.settle()?;
+            let pings = scope.spawn(|| ping(&guest, world.v4, 20, Duration::from_millis(350)));
             let (start, first) = (Instant::now(), bulk.arrived());
             let mut goodput = 0.0;
             for _ in 0..WINDOW {
