@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     }
     // Comes back only if the machine cannot be switched off; the end of this process then
     // is the kernel's panic, upon which QEMU ends, too.
-    drop(reboot(RebootCommand::PowerOff));
+    let _ = reboot(RebootCommand::PowerOff);
     ExitCode::FAILURE
 }
 
