@@ -292,7 +292,7 @@ fn boot(image: &Path, archive: &Path, tally: &mut Tally) -> Result<(), String> {
         .stdin(Stdio::null());
     let mut console = Console::default();
     watch(&mut command, &mut |line| {
-        console.hear(line.trim_end(), tally)
+        console.hear(line.trim_end(), tally);
     })?;
     match console.end {
         Some(Ok(())) => Ok(()),

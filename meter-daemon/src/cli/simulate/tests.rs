@@ -262,7 +262,7 @@ fn what_is_wrong_with_the_commands_is_told_with_its_line() {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "the figure is what it is for")]
+#[expect(clippy::disallowed_methods, reason = "it measures time")]
 #[ignore = "a measurement: release build, quiet machine"]
 fn a_year_of_minutes_is_simulated_in_a_second() {
     let start = at("2026-01-01T00:00:00Z");

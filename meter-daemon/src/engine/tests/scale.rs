@@ -51,7 +51,7 @@ fn fastest(mut work: impl FnMut() -> Duration) -> Duration {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "the figures are what it is for")]
+#[expect(clippy::disallowed_methods, reason = "it measures time")]
 #[ignore = "a measurement: release build, quiet machine"]
 fn ten_thousand_machines_are_decided_in_20_ms_and_an_idle_one_in_a_microsecond() {
     for plan in [edis, calendar_suspend] {
