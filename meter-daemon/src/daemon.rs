@@ -3,6 +3,7 @@
 mod answers;
 mod audit;
 mod discover;
+mod drops;
 mod enforce;
 mod figures;
 mod interfaces;

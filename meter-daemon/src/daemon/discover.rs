@@ -55,10 +55,14 @@ impl Node {
         }
 
         self.terms_changed = false;
-        self.attach_all();
+        let attached = self.attach_all();
         self.credit_all(links).await?;
         if closing {
             self.let_go().await?;
+        }
+        if attached {
+            // A throttled machine's new interface is throttled at once, not at the next poll.
+            self.apply().await;
         }
         Ok(())
     }
@@ -142,13 +146,24 @@ impl Node {
         self.attached.get(&record.interface.ifindex) == Some(&record.counter.slot.0)
     }
 
-    /// Programs on every interface that has a slot and is not attached to it.
-    fn attach_all(&mut self) {
-        let requests: Vec<AttachRequest> = self
+    /// Programs on every interface that has a slot and is not attached to it; says whether
+    /// there was any.
+    fn attach_all(&mut self) -> bool {
+        let records: Vec<SlotRecord> = self
             .slots
             .iter()
             .filter(|record| !self.closing.contains(&record.counter.slot))
             .filter(|record| !self.is_attached(record))
+            .cloned()
+            .collect();
+        if records.is_empty() {
+            return false;
+        }
+        for record in &records {
+            self.stop_before_attach(record);
+        }
+        let requests: Vec<AttachRequest> = records
+            .iter()
             .map(|record| AttachRequest {
                 ifindex: record.interface.ifindex,
                 slot: record.counter.slot.0,
@@ -156,15 +171,10 @@ impl Node {
                 machine: 0,
             })
             .collect();
-        if requests.is_empty() {
-            return;
+        for (record, (_, outcome)) in records.iter().zip(self.programs.attach(&requests)) {
+            self.note_attached(record, outcome);
         }
-        for (ifindex, outcome) in self.programs.attach(&requests) {
-            let interface = self.interfaces.id(ifindex);
-            if let Some(record) = self.slots.of_interface(interface).cloned() {
-                self.note_attached(&record, outcome);
-            }
-        }
+        true
     }
 
     fn note_attached(&mut self, record: &SlotRecord, outcome: Result<Hooks, HostError>) {

@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use meter_common::Interface;
+pub use meter_common::Verdict;
 
 use super::{
     clsact,
@@ -237,6 +238,7 @@ impl Programs {
         let interface = Interface {
             machine,
             generation,
+            verdict: before.verdict,
             // A shaper belongs to the interface that it was made for.
             ..if same { before } else { Interface::default() }
         };
@@ -317,6 +319,30 @@ impl Programs {
         })
     }
 
+    /// Lets packets pass, or drops them in both directions, from the next one on. What is set
+    /// before [`Programs::attach`] stands from the first packet.
+    ///
+    /// # Errors
+    /// Where there is no such slot, or the kernel refuses.
+    pub fn set_verdict(&mut self, slot: u32, verdict: Verdict) -> Result<(), HostError> {
+        let interface = Interface {
+            verdict: verdict as u32,
+            ..self.maps.interface(slot)?
+        };
+        self.maps.set_interface(slot, interface)
+    }
+
+    fn in_slot(&self, ifindex: u32, slot: u32, attempted: &'static str) -> Result<(), HostError> {
+        if self.maps.slot(ifindex) == Some(slot) {
+            return Ok(());
+        }
+        Err(HostError::NotMetered {
+            attempted,
+            ifindex,
+            slot,
+        })
+    }
+
     /// Sends the interface's packets through the classes of a shaper that stands, or past it.
     /// What the guest sends is redirected by a program of its own, last on its hook; if
     /// another has been put behind it meanwhile, it moves to the end.
@@ -329,13 +355,7 @@ impl Programs {
         slot: u32,
         to: Option<Shaper>,
     ) -> Result<(), HostError> {
-        if self.maps.slot(ifindex) != Some(slot) {
-            return Err(HostError::NotMetered {
-                attempted: "shape",
-                ifindex,
-                slot,
-            });
-        }
+        self.in_slot(ifindex, slot, "shape")?;
         if to.is_none() {
             self.take(ifindex, Hook::Shape)?;
         }
