@@ -96,8 +96,18 @@ fn ifinfo(index: u32, flags: u32, mask: u32) -> [u8; 16] {
 }
 
 fn new_link(kind: &str, name: &str, data: impl FnOnce(Message) -> Message) -> Message {
+    new_numbered_link(0, kind, name, data)
+}
+
+/// With 0 the kernel chooses the number.
+fn new_numbered_link(
+    index: u32,
+    kind: &str,
+    name: &str,
+    data: impl FnOnce(Message) -> Message,
+) -> Message {
     Message::new(RTM_NEWLINK, CREATE)
-        .bytes(&ifinfo(0, 0, 0))
+        .bytes(&ifinfo(index, 0, 0))
         .string(IFLA_IFNAME, name)
         .nest(IFLA_LINKINFO, |info| {
             data(info.string(IFLA_INFO_KIND, kind))
@@ -115,12 +125,22 @@ pub struct End<'a> {
 
 /// A veth pair: `here`, and `there` in another namespace.
 pub fn veth(here: End<'_>, there: End<'_>, namespace: &Namespace) -> Result<()> {
+    veth_numbered(0, here, there, namespace)
+}
+
+/// As [`veth`], with the number of our choice for `here`.
+pub fn veth_numbered(
+    index: u32,
+    here: End<'_>,
+    there: End<'_>,
+    namespace: &Namespace,
+) -> Result<()> {
     const VETH_INFO_PEER: u16 = 1;
     let address = |message: Message, mac: Option<Mac>| match mac {
         Some(mac) => message.attribute(IFLA_ADDRESS, &mac.0),
         None => message,
     };
-    let message = new_link("veth", here.name, |info| {
+    let message = new_numbered_link(index, "veth", here.name, |info| {
         info.nest(IFLA_INFO_DATA, |data| {
             data.nest(VETH_INFO_PEER, |peer| {
                 let peer = peer
@@ -135,6 +155,12 @@ pub fn veth(here: End<'_>, there: End<'_>, namespace: &Namespace) -> Result<()> 
         address(message, here.mac),
         &format!("make the veth pair {} and {}", here.name, there.name),
     )
+}
+
+/// An IFB, down: what is sent out of it comes in where it was redirected from.
+pub fn ifb(name: &str) -> Result<()> {
+    let message = new_link("ifb", name, |info| info);
+    Netlink::open()?.request(message, &format!("make the IFB {name}"))
 }
 
 /// A bridge, up, that learns at once and speaks of nothing.

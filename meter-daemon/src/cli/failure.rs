@@ -18,6 +18,8 @@ impl Exit {
     pub const REFUSED: Self = Self(1);
     /// The command line is wrong.
     pub const USAGE: Self = Self(64);
+    /// A file that was given cannot be read.
+    pub const NO_INPUT: Self = Self(66);
     /// The daemon is not running.
     pub const UNAVAILABLE: Self = Self(69);
     /// A defect.

@@ -48,11 +48,10 @@ impl Node {
         batch.slots = opened.into_iter().chain(renamed).collect();
         batch.highest = self.interfaces.highest_if_grown();
         batch.notes = self.known.news(&self.interfaces, &self.config);
-        if claims_changed || !batch.slots.is_empty() || batch.highest.is_some() {
-            if let Err(failure) = self.commit(&batch, next) {
-                self.interfaces.still_changed();
-                return Err(failure.into());
-            }
+        let news = claims_changed || !batch.slots.is_empty() || batch.highest.is_some();
+        if news && let Err(failure) = self.commit(&batch, next) {
+            self.interfaces.still_changed();
+            return Err(failure.into());
         }
 
         self.terms_changed = false;

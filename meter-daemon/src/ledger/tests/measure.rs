@@ -60,7 +60,7 @@ fn size(directory: &std::path::Path) -> u64 {
 #[test]
 #[ignore = "figures of a full node, in release mode"]
 #[expect(
-    clippy::print_stdout,
+    clippy::disallowed_methods,
     clippy::cast_precision_loss,
     reason = "it prints figures"
 )]
