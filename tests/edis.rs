@@ -239,7 +239,7 @@ fn received_while_throttled_is_what_came_through_the_shaper() -> Result<()> {
         std::thread::sleep(Duration::from_secs(8));
         drop(bulk);
         // The queue empties: everything that is let through has gone through.
-        let wire = inside.settled(guest.mac)? - wire;
+        let wire = inside.silent(guest.mac, Duration::from_secs(1))? - wire;
         let counted = scene.meterd.counted("web1")? - before;
         println!("{counted:?}; in the guest: {wire:?}");
         assert!(wire.received.bytes > 50_000, "{wire:?}");

@@ -296,21 +296,10 @@ impl<'a> Demo<'a> {
 
     fn top_up(&mut self) -> Result<()> {
         self.screen.act("Volume from the pool");
-        let arguments = [
-            "top-up",
-            "web1",
-            "200 MB",
-            "--from-pool",
-            "--reason",
-            "demo",
-        ];
-        self.type_command(
-            "meterd top-up web1 \"200 MB\" --from-pool --reason demo",
-            &arguments,
-        )?;
+        let arguments = ["top-up", "web1", "200 MB", "--from-pool"];
+        self.type_command("meterd top-up web1 \"200 MB\" --from-pool", &arguments)?;
         self.meterd
             .wait_for_state("web1", "normal", Duration::from_secs(5))?;
-        self.show_events()?;
         let left = bytes(&self.meterd.status("web1")?["pool"], "left")?;
         self.checks.note(
             "left in the pool",
@@ -383,11 +372,9 @@ impl<'a> Demo<'a> {
             let (paint, words) = match event["event"].as_str() {
                 Some("notice") => (Paint::Yellow, text("message")),
                 Some("throttled") => (Paint::Red, format!("by the rule “{}”", text("rule"))),
-                Some("topped-up") => (Paint::Green, volume(bytes(event, "volume")?)),
-                Some("restored") => (Paint::Green, text("cause")),
                 _ => continue,
             };
-            self.screen.now(&text("event"), paint, &words);
+            self.screen.said(&text("event"), paint, &words);
         }
         self.events_shown = events.len();
         Ok(())
