@@ -12,6 +12,7 @@ mod leave;
 mod node;
 mod open;
 mod records;
+mod share;
 mod slots;
 mod tally;
 mod time;
@@ -38,6 +39,9 @@ use crate::{
 
 /// Link events that come in a burst are taken together, this much later at most.
 const SETTLE: Duration = Duration::from_millis(2);
+
+/// How often a throttled machine's rate is divided anew among its interfaces.
+const SHARE: Duration = Duration::from_secs(1);
 
 /// How often rows past their retention are removed.
 const PRUNE: Duration = Duration::from_secs(3600);
@@ -107,6 +111,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
             }
             () = until(deadline) => node.tick(&links).await,
             _ = timers.poll.tick() => node.tick(&links).await,
+            _ = timers.share.tick(), if node.has_shares() => node.share().await,
             _ = timers.prune.tick() => node.prune(),
             () = watchdog(&mut timers.watchdog) => notify(&[sd_notify::NotifyState::Watchdog]),
         }
@@ -155,6 +160,7 @@ async fn until(deadline: Option<Instant>) {
 /// What the loop does by time alone.
 struct Timers {
     poll: Interval,
+    share: Interval,
     prune: Interval,
     watchdog: Option<Interval>,
 }
@@ -168,6 +174,7 @@ impl Timers {
         };
         Self {
             poll: every(node.config.poll_interval),
+            share: every(SHARE),
             prune: every(PRUNE),
             // Twice in the time that the service manager grants.
             watchdog: sd_notify::watchdog_enabled().map(|period| every(period / 2)),
@@ -249,7 +256,7 @@ impl Node {
             LinkChange::Present(link) => {
                 self.interfaces.present(link, &config, now);
             }
-            LinkChange::Gone(link) => self.interfaces.gone(link.ifindex),
+            LinkChange::Gone(link) => self.interfaces.departed(&link),
             LinkChange::QdiscChanged { ifindex } => {
                 self.qdiscs_changed |= self.enforcer.touches(ifindex);
             }

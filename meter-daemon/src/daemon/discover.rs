@@ -18,10 +18,10 @@ use crate::{
     host::{
         clock,
         error::HostError,
-        links::Links,
-        programs::{AttachRequest, Hooks},
+        links::{KernelCounters, Links},
+        programs::{AttachRequest, Hooks, SlotReading},
     },
-    ledger::{Reading, SlotRecord, Usage},
+    ledger::{SlotRecord, Usage},
 };
 
 /// Readings compared before a credit is settled; traffic that is under way between the two
@@ -214,7 +214,9 @@ impl Node {
             .slots
             .iter()
             .filter(|record| record.credits && record.credit.is_none())
-            .filter(|record| self.is_attached(record))
+            .filter(|record| {
+                self.is_attached(record) || self.closing.contains(&record.counter.slot)
+            })
             .cloned()
             .collect();
         if owed.is_empty() {
@@ -222,7 +224,7 @@ impl Node {
         }
         let mut credited = Vec::new();
         for record in owed {
-            // A link that vanished in the meantime tells no more; its slot is closing.
+            // None: it has vanished, and its deletion is not told yet.
             if let Some(credit) = self.earlier_traffic(links, &record).await? {
                 credited.push(SlotRecord {
                     credit: Some(credit),
@@ -270,30 +272,31 @@ impl Node {
     /// counter and then in ours, hence the smallest difference seen is the true one, once
     /// nothing was under way; `received` the other way round.
     async fn earlier_traffic(
-        &self,
+        &mut self,
         links: &Links,
         record: &SlotRecord,
     ) -> Result<Option<Traffic>, CycleError> {
-        let counted = |reading: &Reading, direction: usize| {
-            reading.frames[direction].saturating_sub(record.base.frames[direction])
-        };
+        let (ifindex, slot) = (record.interface.ifindex, record.counter.slot.0);
         let mut best: Option<[Bytes; 2]> = None;
         let mut last = None;
         for _ in 0..CREDIT_READINGS {
-            let before = node::reading(&self.programs.reading(record.counter.slot.0)?);
-            let Some(link) = links.get(record.interface.ifindex).await? else {
+            let before = self.programs.reading(slot)?;
+            let Some(link) = links.get(ifindex).await? else {
                 break;
             };
-            let after = node::reading(&self.programs.reading(record.counter.slot.0)?);
-            let seen = [
-                link.kernel.received.saturating_sub(counted(&after, 0)),
-                link.kernel.sent.saturating_sub(counted(&before, 1)),
-            ];
+            let after = self.programs.reading(slot)?;
+            let seen = uncounted(record, link.kernel, &before, &after);
             best = Some(best.map_or(seen, |best| [best[0].max(seen[0]), best[1].min(seen[1])]));
             if before == after && last == Some(seen) {
                 break;
             }
             last = Some(seen);
+        }
+        if best.is_none()
+            && let Some(kernel) = self.interfaces.take_last_words(ifindex)
+        {
+            let reading = self.programs.reading(slot)?;
+            best = Some(uncounted(record, kernel, &reading, &reading));
         }
         Ok(best.map(|[received, sent]| Traffic {
             received,
@@ -343,4 +346,21 @@ impl Node {
             traffic,
         }
     }
+}
+
+/// What the kernel's counters of an interface have beyond ours: received, sent. What the
+/// program dropped of `sent` is in the kernel's counter and was not used.
+fn uncounted(
+    record: &SlotRecord,
+    kernel: KernelCounters,
+    before: &SlotReading,
+    after: &SlotReading,
+) -> [Bytes; 2] {
+    let dropped = Bytes(before.sent.dropped_capped) + Bytes(before.sent.dropped_suspended);
+    let received = Bytes(after.received.frame_bytes).saturating_sub(record.base.frames[0]);
+    let sent = Bytes(before.sent.frame_bytes).saturating_sub(record.base.frames[1]);
+    [
+        kernel.received.saturating_sub(received),
+        kernel.sent.saturating_sub(sent + dropped),
+    ]
 }

@@ -4,11 +4,11 @@
 //! then the program sends packets there. Lifting goes the other way round. A crash at any
 //! point leaves a note by which the next start finishes the work.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::{error, info, warn};
 
-use super::{node::Node, records};
+use super::{node::Node, records, share::shares};
 use crate::{
     engine::{
         Enforcement,
@@ -28,6 +28,10 @@ pub(crate) struct Enforcer {
     pub(super) shaping: Shaping,
     /// By ifindex: every interface that has a note, i.e. that we may have changed.
     touched: BTreeMap<u32, Touched>,
+    /// The shares of the interfaces of throttled machines that have several.
+    shares: BTreeMap<Slot, BitsPerSecond>,
+    /// What each of them had offered its shapers when the shares were last reckoned.
+    offered: BTreeMap<Slot, Bytes>,
     /// What the program was last told of each slot, under which generation.
     verdicts: BTreeMap<Slot, (Generation, Verdict)>,
 }
@@ -39,6 +43,8 @@ struct Touched {
     saved: Option<SavedRoot>,
     /// The shaper that stands, once it is known to, and its figures when it was made.
     standing: Option<Shaped>,
+    /// What we last set it to.
+    rate: Option<BitsPerSecond>,
 }
 
 fn note_prefix(boot: &BootId, netns: u64) -> String {
@@ -82,7 +88,14 @@ impl Enforcer {
                 .ok()
                 .flatten()
                 .map(Shaped::from);
-            touched.insert(ifindex, Touched { saved, standing });
+            touched.insert(
+                ifindex,
+                Touched {
+                    saved,
+                    standing,
+                    rate: None,
+                },
+            );
         }
         for stray in shaping.stray_ifbs().await? {
             info!(
@@ -94,6 +107,8 @@ impl Enforcer {
         Ok(Self {
             shaping,
             touched,
+            shares: BTreeMap::new(),
+            offered: BTreeMap::new(),
             verdicts: BTreeMap::new(),
         })
     }
@@ -101,6 +116,13 @@ impl Enforcer {
     /// Whether an interface has, or may have, a shaper of ours.
     pub(crate) fn touches(&self, ifindex: u32) -> bool {
         self.touched.contains_key(&ifindex)
+    }
+
+    /// Whether we keep packets from an interface, so that the kernel's counters rightly differ
+    /// from the program's.
+    pub(crate) fn interferes(&self, ifindex: u32, slot: u32) -> bool {
+        let verdict = self.verdicts.get(&Slot(slot));
+        self.touches(ifindex) || verdict.is_some_and(|(_, verdict)| *verdict != Verdict::Pass)
     }
 
     /// What the program does with a slot's packets; not known before we said so.
@@ -142,7 +164,7 @@ impl Node {
     /// Makes every interface what the engine wants it to be. Failures are said once, counted,
     /// and tried again with the next poll.
     pub(crate) async fn apply(&mut self) {
-        let share = self.interfaces_per_machine();
+        let interfaces = self.interfaces_per_machine();
         let records: Vec<SlotRecord> = self
             .slots
             .iter()
@@ -156,13 +178,15 @@ impl Node {
             .cloned()
             .collect();
         for record in records {
-            let interfaces = share.get(&record.machine).copied().unwrap_or(1);
             let wanted = self.wanted(&record.machine);
             let stopped = self.stop_or_pass(&record, verdict(wanted));
             let shaped = match wanted {
                 Enforcement::Throttle(rate) => {
-                    let rate = BitsPerSecond(shaped_to(rate).0 / interfaces);
-                    self.throttle(&record, rate).await
+                    let count = interfaces.get(&record.machine).copied().unwrap_or(1);
+                    let equal = BitsPerSecond(shaped_to(rate).0 / count);
+                    let share = self.enforcer.shares.get(&record.counter.slot).copied();
+                    self.throttle(&record, share.filter(|_| count > 1).unwrap_or(equal))
+                        .await
                 }
                 _ if self.enforcer.touches(record.interface.ifindex) => self.lift(&record).await,
                 _ => Ok(()),
@@ -215,7 +239,6 @@ impl Node {
         }
     }
 
-    /// A rate is the machine's, over all its interfaces.
     fn interfaces_per_machine(&self) -> BTreeMap<MachineId, u64> {
         let mut count = BTreeMap::new();
         for record in self.slots.iter() {
@@ -224,6 +247,51 @@ impl Node {
             }
         }
         count
+    }
+
+    /// Whether a rate is to be divided among interfaces, and so reckoned again each second.
+    pub(crate) fn has_shares(&self) -> bool {
+        let mut shaped: BTreeSet<&MachineId> = BTreeSet::new();
+        self.slots.iter().any(|record| {
+            self.enforcer.touches(record.interface.ifindex) && !shaped.insert(&record.machine)
+        })
+    }
+
+    /// Divides the rate of each throttled machine among its interfaces, by what they offered
+    /// in the last second.
+    pub(crate) async fn share(&mut self) {
+        let Ok(readings) = self.programs.readings() else {
+            // Said by the poll, which reads the same.
+            return;
+        };
+        let mut machines: BTreeMap<MachineId, Vec<(Slot, Bytes)>> = BTreeMap::new();
+        for record in self.slots.iter() {
+            let slot = record.counter.slot;
+            if self.enforcer.touches(record.interface.ifindex)
+                && let Some(reading) = readings.get(slot.0 as usize)
+            {
+                let total = Bytes(reading.received.shaped_bytes) + Bytes(reading.sent.shaped_bytes);
+                let machine = machines.entry(record.machine.clone()).or_default();
+                machine.push((slot, total));
+            }
+        }
+        let before = std::mem::take(&mut self.enforcer.offered);
+        self.enforcer.shares.clear();
+        for (machine, slots) in machines {
+            let Enforcement::Throttle(rate) = self.wanted(&machine) else {
+                continue;
+            };
+            let offered: Vec<Bytes> = slots
+                .iter()
+                .map(|(slot, total)| total.saturating_sub(*before.get(slot).unwrap_or(total)))
+                .collect();
+            let shares = shares(shaped_to(rate), &offered);
+            self.enforcer
+                .shares
+                .extend(slots.iter().map(|(slot, _)| *slot).zip(shares));
+            self.enforcer.offered.extend(slots);
+        }
+        self.apply().await;
     }
 
     async fn throttle(
@@ -251,12 +319,14 @@ impl Node {
         };
         self.programs
             .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?;
-        if installed.change == Change::Nothing && stood {
+        let Some(touched) = self.enforcer.touched.get_mut(&ifindex) else {
+            return Ok(());
+        };
+        let ours_to_change = touched.rate.replace(rate) != Some(rate);
+        if stood && (installed.change == Change::Nothing || ours_to_change && ours) {
             return Ok(());
         }
-        if let Some(touched) = self.enforcer.touched.get_mut(&ifindex) {
-            touched.standing = figures;
-        }
+        touched.standing = figures;
         if stood {
             self.tally.drift_repairs += 1;
         }

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     config::{self, Claim, Config, LinkFacts},
-    host::links::{Link, LinkKind},
+    host::links::{KernelCounters, Link, LinkKind},
     ledger::{BootId, Highest, InterfaceId},
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Interfaces {
     claims: BTreeMap<u32, Claim>,
     /// When an interface that is younger than our first sight came, by the monotonic clock.
     born: BTreeMap<u32, Duration>,
+    /// The last counters of links that were a machine's and are gone.
+    last_words: BTreeMap<u32, KernelCounters>,
     highest: u32,
     recorded: Option<u32>,
     /// The ledger knows an earlier boot: all interfaces of this one are younger.
@@ -42,6 +44,7 @@ impl Interfaces {
             links: BTreeMap::new(),
             claims: BTreeMap::new(),
             born: BTreeMap::new(),
+            last_words: BTreeMap::new(),
             highest: recorded.unwrap_or(0),
             recorded,
             later_boot,
@@ -90,8 +93,26 @@ impl Interfaces {
         }
     }
 
-    /// A link that is no more.
-    pub(crate) fn gone(&mut self, ifindex: u32) {
+    /// A link that is no more, with the last that the kernel said of it.
+    pub(crate) fn departed(&mut self, last: &Link) {
+        let mut kernel = last.kernel;
+        // A veth's peer has parted by then, and with it what the guest sent.
+        if let Some(before) = self.links.get(&last.ifindex) {
+            kernel.received = kernel.received.max(before.kernel.received);
+            kernel.sent = kernel.sent.max(before.kernel.sent);
+        }
+        if self.claims.contains_key(&last.ifindex) {
+            self.last_words.insert(last.ifindex, kernel);
+        }
+        self.gone(last.ifindex);
+    }
+
+    /// What the kernel last said of a link that is no more; said once.
+    pub(crate) fn take_last_words(&mut self, ifindex: u32) -> Option<KernelCounters> {
+        self.last_words.remove(&ifindex)
+    }
+
+    fn gone(&mut self, ifindex: u32) {
         self.links.remove(&ifindex);
         self.born.remove(&ifindex);
         self.changed |= self.claims.remove(&ifindex).is_some();
@@ -201,7 +222,6 @@ fn facts(link: &Link) -> LinkFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::links::KernelCounters;
 
     const NOW: Duration = Duration::from_secs(1_000);
 
@@ -245,7 +265,7 @@ mod tests {
         interfaces.present(veth(10, "a"), &config, NOW);
         assert!(interfaces.is_newborn(10, NOW + Duration::from_secs(9)));
         assert!(!interfaces.is_newborn(10, NOW + Duration::from_secs(11)));
-        interfaces.gone(10);
+        interfaces.departed(&veth(10, "a"));
         assert!(!interfaces.is_newborn(10, NOW));
     }
 

@@ -320,7 +320,7 @@ impl Node {
                 continue;
             };
             let kernel = [link.kernel.received, link.kernel.sent];
-            let shaped = self.enforcer.touches(link.ifindex);
+            let shaped = self.enforcer.interferes(link.ifindex, *slot);
             let found = self
                 .audit
                 .look(link.ifindex, &self::reading(reading), kernel, shaped);

@@ -1,4 +1,4 @@
-//! Short RCU grace periods for the moment in which many interfaces are attached at once.
+//! Short RCU grace periods for the moment in which interfaces are attached.
 //!
 //! Every attachment waits for a grace period with the RTNL lock held: 20 ms each, measured,
 //! and meanwhile no other change of the node's network goes through. Expedited grace
@@ -13,8 +13,6 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-/// With fewer interfaces the wait is not worth touching the machine's setting.
-const WORTH_IT: usize = 8;
 const SWITCH: &str = "/sys/kernel/rcu_expedited";
 /// Another attacher holds the lock for a fraction of a second.
 const PATIENCE: u32 = 50;
@@ -29,9 +27,10 @@ pub(super) struct Expedited {
 }
 
 impl Expedited {
-    /// Throws the switch if so many interfaces are worth it and it can be thrown.
+    /// Throws the switch if there is anything to attach and it can be thrown. One interface is
+    /// worth it: 40 ms are long under the RTNL lock, and long for a guest that is being born.
     pub(super) fn for_interfaces(count: usize, runtime_directory: &Path) -> Option<Self> {
-        if count <= WORTH_IT {
+        if count == 0 {
             return None;
         }
         Self::raise(runtime_directory)
