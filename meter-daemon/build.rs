@@ -1,6 +1,10 @@
 //! Hands the kernel program to the daemon, which carries it inside. It is built by
 //! `cargo xtask build`, not from here: a cargo inside a cargo fights over locks, and an old
 //! kernel program in a new daemon must be an error.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "cargo talks to build scripts through the environment"
+)]
 
 use std::{
     env, fs, io,

@@ -160,6 +160,7 @@ fn a_real_taps_large_packets_count_as_their_segments() -> Result<()> {
         let mut tap = Tap::new("tap150i0")?;
         links::join(tap.name(), BRIDGE)?;
         let port = Port::of(150);
+        links::forward(tap.name(), port.mac())?;
         let world = &scene.node.world;
         let ips = ([10, 9, 0, 150].into(), [10, 9, 9, 9].into());
         let ends = Ends {
@@ -170,10 +171,28 @@ fn a_real_taps_large_packets_count_as_their_segments() -> Result<()> {
             // The last of its segments is a short one.
             tap.send_large(&ends.tcp_unfinished(9, &[0; 20_000]), 1448)?;
         }
+        let back = Ends {
+            macs: (world.mac, port.mac()),
+            ips,
+        };
+        world.inject(&back.udp(&[], 9, &[0; 500]), 60)?;
         let moved = scene.capture.settled(port.mac())?;
+        assert_eq!(
+            tap.take_all()
+                .iter()
+                .filter(|&&length| length == 542)
+                .count(),
+            60
+        );
         assert_eq!(moved.sent.frames, 1400);
         assert_eq!(moved.sent.bytes, 100 * (20_000 + 14 * 54));
-        assert_eq!(scene.meterd.counted("150")?.sent, moved.sent.bytes);
+        assert_eq!(moved.received.bytes, 60 * 542);
+        let counted = scene.meterd.counted("150")?;
+        let wire = Counted {
+            received: moved.received.bytes,
+            sent: moved.sent.bytes,
+        };
+        assert_eq!(counted, wire);
         Ok(())
     })
 }

@@ -25,7 +25,7 @@ fn is_metered(interface: &str) -> Result<bool> {
         return Ok(false);
     };
     for hook in Hook::BOTH {
-        if inspect::tcx(link.index, hook)?.len() != 1 {
+        if inspect::programs(link.index, hook)?.len() != 1 {
             return Ok(false);
         }
     }
@@ -96,12 +96,13 @@ fn what_moved_before_attachment_is_credited_once_and_the_event_says_so() -> Resu
         datagrams(20).run(&guest.party, &scene.node.world)?;
         assert_eq!(scene.meterd.counted("102")?, sent(70));
         let events = scene.meterd.events("102")?;
-        let credit: Vec<_> = events
+        let attached: Vec<_> = events
             .iter()
-            .filter(|e| e.to_string().contains("credit"))
+            .filter(|event| event["event"] == "interface-attached")
             .collect();
-        assert_eq!(credit.len(), 1, "{events:?}");
-        assert!(credit[0].to_string().contains("52100"), "{credit:?}");
+        assert_eq!(attached.len(), 1, "{events:?}");
+        assert_eq!(attached[0]["basis"], "interface-counters", "{attached:?}");
+        assert_eq!(attached[0]["credited_sent"], 50 * EACH, "{attached:?}");
         Ok(())
     })
 }

@@ -40,7 +40,7 @@ fn attached(indices: &[u32]) -> Result<usize> {
     let mut count = 0;
     for &index in indices {
         for hook in Hook::BOTH {
-            count += inspect::tcx(index, hook)?.len();
+            count += inspect::programs(index, hook)?.len();
         }
     }
     Ok(count)

@@ -1,9 +1,15 @@
 //! The program as it is typed: `meterd` itself, against a control socket with a loop that is
 //! made up. What scripts rely on: exit statuses, standard output, standard error.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test, also in a helper"
+)]
+
 use std::{
     io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
@@ -63,7 +69,16 @@ fn configured() -> tempfile::TempDir {
 }
 
 fn meterd(directory: &tempfile::TempDir, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_meterd"));
+    program_with(
+        Path::new(env!("CARGO_BIN_EXE_meterd")),
+        directory,
+        arguments,
+    )
+}
+
+#[expect(clippy::disallowed_methods, reason = "meterd itself is what is tested")]
+fn program_with(program: &Path, directory: &tempfile::TempDir, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command
         .args(arguments)
         .arg("--config")
@@ -181,11 +196,7 @@ fn who_may_not_open_the_socket_is_told_who_may_with_77() {
     // Where `nobody` may run it: the build's own folder may be closed to others.
     let program = daemon.directory.path().join("meterd");
     std::fs::copy(env!("CARGO_BIN_EXE_meterd"), &program).unwrap();
-    let mut command = Command::new(program);
-    command
-        .arg("status")
-        .arg("--config")
-        .arg(daemon.directory.path().join("meterd.toml"));
+    let mut command = program_with(&program, &daemon.directory, &["status"]);
     command.uid(65_534).gid(65_534);
     let (code, _, err) = ran(command);
     assert_eq!(code, 77, "{err}");

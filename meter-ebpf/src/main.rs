@@ -4,6 +4,7 @@
 //! `meter_received` and `meter_sent` stand first on their hook, so that what a foreign
 //! filter drops behind them was still seen; `shape_sent` stands last and only while the
 //! machine is throttled, because a redirect ends the chain for whoever comes after it.
+//! Where there is no tcx, `mark_sent` stands in its place.
 #![no_std]
 #![no_main]
 
@@ -21,6 +22,9 @@ use meter_common::{Counters, Direction, IFINDEX_ARRAY, Interface, Machine, MapSe
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program on the hook decides. Anything else would
 /// hide the packet from the filters behind us.
 const NEXT: i32 = -1;
+
+/// From a program that only classifies: the packet is the filter's, in its default class.
+const MATCH: i32 = -1;
 
 /// What a byte is: a `CountBytes`, set when the program is loaded.
 #[unsafe(no_mangle)]
@@ -77,22 +81,35 @@ pub fn meter_sent(ctx: TcContext) -> i32 {
 /// Ingress of the tap, last: into the shaper of what the guest sends.
 #[classifier]
 pub fn shape_sent(ctx: TcContext) -> i32 {
-    let Some(slot) = slot(&ctx) else {
-        return NEXT;
-    };
-    let Some(interface) = INTERFACES.get(slot) else {
-        return NEXT;
-    };
+    match into_shaper(&ctx) {
+        Some(ifb) => verdict::redirect(ifb),
+        None => NEXT,
+    }
+}
+
+/// The same for a filter whose own action redirects: on kernels before 6.4, and so on all that
+/// have no tcx, an IFB drops what comes from `bpf_redirect`, which did not tell it that the
+/// packet had been redirected (Linux commit 59e498a3289f).
+#[classifier]
+pub fn mark_sent(ctx: TcContext) -> i32 {
+    into_shaper(&ctx);
+    MATCH
+}
+
+/// Chooses the packet's class and counts it as shaped; `meter_sent` counted it as sent. The
+/// IFB that it goes to, while a shaper stands.
+#[inline(always)]
+fn into_shaper(ctx: &TcContext) -> Option<u32> {
+    let slot = slot(ctx)?;
+    let interface = INTERFACES.get(slot)?;
     if interface.shaper == 0 || interface.ifb == 0 {
-        return NEXT;
+        return None;
     }
-    // Counted as passing by `meter_sent`; here, where it is certain, as shaped.
-    if let Some(counters) = COUNTERS.get_ptr_mut(counter_index(slot, Direction::Sent)) {
-        // SAFETY: as in `count`.
-        unsafe { (*counters).shaped_bytes += traffic::weigh(&ctx, COUNT_BYTES.load()).bytes };
-    }
-    verdict::choose_class(&ctx, interface.shaper);
-    verdict::redirect(interface.ifb)
+    let counters = COUNTERS.get_ptr_mut(counter_index(slot, Direction::Sent))?;
+    // SAFETY: as in `count`.
+    unsafe { (*counters).shaped_bytes += traffic::weigh(ctx, COUNT_BYTES.load()).bytes() };
+    verdict::choose_class(ctx, interface.shaper);
+    Some(interface.ifb)
 }
 
 /// The slot of the interface that the packet is on, if it is metered.
@@ -121,11 +138,11 @@ fn count(ctx: &TcContext, slot: u32, direction: Direction, shaped: bool) {
     // SAFETY: the pointer is to this CPU's own copy, which lives as long as the map, and a
     // sched_cls program runs with migration and bottom halves off: nothing else writes it.
     unsafe {
-        (*counters).bytes += weight.bytes;
-        (*counters).packets += weight.packets;
+        (*counters).bytes += weight.bytes();
+        (*counters).packets += weight.packets();
         (*counters).frame_bytes += u64::from(ctx.len());
         if shaped {
-            (*counters).shaped_bytes += weight.bytes;
+            (*counters).shaped_bytes += weight.bytes();
         }
     }
 }

@@ -19,6 +19,8 @@ const RTM_GETQDISC: u16 = 38;
 const RTM_GETTCLASS: u16 = 42;
 const RTM_GETTFILTER: u16 = 46;
 const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_BPF_ID: u16 = 11;
 
 /// A hook of an interface. Directions are the guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,11 +62,30 @@ pub struct Program {
 
 /// The programs on a TCX hook, in the order they run. A kernel without TCX has none.
 pub fn tcx(ifindex: u32, hook: Hook) -> Result<Vec<Program>> {
+    let ids = query(ifindex, hook)?.unwrap_or_default();
+    ids.into_iter().map(program).collect()
+}
+
+/// Whether this kernel has TCX (6.6 and newer).
+pub fn has_tcx() -> Result<bool> {
+    Ok(query(links::get("lo")?.index, Hook::Sent)?.is_some())
+}
+
+fn query(ifindex: u32, hook: Hook) -> Result<Option<Vec<u32>>> {
     match sys::bpf::query(ifindex, hook.attach_type()) {
-        Ok(ids) => ids.into_iter().map(program).collect(),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Vec::new()),
+        Ok(ids) => Ok(Some(ids)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
         Err(error) => Err(error).could_not(|| format!("list the programs on ifindex {ifindex}")),
     }
+}
+
+/// Every program on a hook, in the order they run: TCX first, then the filters of `clsact`.
+pub fn programs(ifindex: u32, hook: Hook) -> Result<Vec<Program>> {
+    let mut all = tcx(ifindex, hook)?;
+    for filter in filters(ifindex, hook)? {
+        all.extend(filter.program.map(program).transpose()?);
+    }
+    Ok(all)
 }
 
 fn program(id: u32) -> Result<Program> {
@@ -93,6 +114,8 @@ pub struct Queue {
     pub handle: u32,
     /// What it hangs on; 0xffff_ffff is the root.
     pub parent: u32,
+    /// Of a `bpf` filter: the kernel's number of its program.
+    pub program: Option<u32>,
 }
 
 /// The qdiscs of every interface. `noqueue` and the defaults of physical ones included.
@@ -116,11 +139,18 @@ fn tc_dump(kind: u16, ifindex: u32, parent: u32) -> Result<Vec<Queue>> {
     let all = Netlink::open()?.dump(message, "list qdiscs, classes or filters")?;
     let read = |body: &[u8]| {
         let number = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
+        let attributes = Attributes(body.get(20..)?);
+        let kind = attributes.string(TCA_KIND)?;
+        let options = attributes
+            .get(TCA_OPTIONS)
+            .filter(|_| kind == "bpf")
+            .map(Attributes);
         Some(Queue {
             ifindex: number(4)?,
-            kind: Attributes(body.get(20..)?).string(TCA_KIND)?,
+            kind,
             handle: number(8)?,
             parent: number(12)?,
+            program: options.and_then(|options| options.number(TCA_BPF_ID)),
         })
     };
     Ok(all.iter().filter_map(|(_, body)| read(body)).collect())
@@ -205,11 +235,8 @@ impl Inventory {
         let mut programs = Vec::new();
         for link in &list {
             for hook in Hook::BOTH {
-                for program in tcx(link.index, hook)? {
+                for program in self::programs(link.index, hook)? {
                     programs.push((link.name.clone(), hook, program.name));
-                }
-                for filter in filters(link.index, hook)? {
-                    programs.push((link.name.clone(), hook, filter.kind));
                 }
             }
         }

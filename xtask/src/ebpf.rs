@@ -4,6 +4,11 @@
 //! `bpf-linker`, and `core` is built from the toolchain's sources. Both are fetched on first
 //! use. The result lies in `<target>/bpf/meter-ebpf`, where `meter-daemon`'s build script
 //! takes it from.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "this runs cargo and rustup, and says what it waits for"
+)]
 
 use std::{
     env,
@@ -11,7 +16,6 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Command,
-    time::SystemTime,
 };
 
 /// 0.10.4 takes LLVM 22 out of Rust 1.95's own libraries, so that no LLVM need be installed.
@@ -146,17 +150,18 @@ fn cargo(workspace: &Path) -> Command {
     cargo
 }
 
-/// Copies the object if it changed. If it did not, its time is still moved past its sources',
+/// Copies the object if it changed. If it did not, its time still follows the build's,
 /// which is what the daemon's build script judges it by.
 fn publish(built: &Path, object: &Path) -> Result<(), String> {
     let publish = || -> io::Result<()> {
         let code = fs::read(built)?;
         if fs::read(object).is_ok_and(|there| there == code) {
-            if fs::metadata(object)?.modified()? < fs::metadata(built)?.modified()? {
+            let time = fs::metadata(built)?.modified()?;
+            if fs::metadata(object)?.modified()? < time {
                 fs::File::options()
                     .write(true)
                     .open(object)?
-                    .set_modified(SystemTime::now())?;
+                    .set_modified(time)?;
             }
             return Ok(());
         }

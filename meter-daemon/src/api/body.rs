@@ -9,7 +9,7 @@ use super::Problem;
 use crate::engine::{
     command::{Change, SettingKey, Until},
     plan::DayOfMonth,
-    quantity::{parse_allowance, parse_duration},
+    quantity,
     units::{Currency, Money, PlanName},
 };
 
@@ -106,10 +106,10 @@ impl Fields {
     }
 
     /// A text, read by `parse`.
-    pub(super) fn parsed<T>(
+    pub(super) fn parsed<T, E: std::fmt::Display>(
         &mut self,
         key: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
+        parse: impl Fn(&str) -> Result<T, E>,
     ) -> Result<Option<T>, Problem> {
         self.text(key)?
             .map(|text| parse(&text).map_err(|error| unfit(format!("`{key}`: {error}"))))
@@ -136,7 +136,7 @@ impl Fields {
 
     /// `for` or `until`, not both.
     pub(super) fn until(&mut self) -> Result<Option<Until>, Problem> {
-        let duration = self.parsed("for", parse_duration)?;
+        let duration = self.parsed("for", quantity::duration)?;
         let instant = self.parsed("until", parse_instant)?;
         match (duration, instant) {
             (Some(_), Some(_)) => Err(unfit("give `for` or `until`, not both")),
@@ -211,7 +211,9 @@ pub fn change(key: &str, value: &str) -> Result<Change, String> {
     match parse_setting_key(key)? {
         SettingKey::Plan if value.trim().is_empty() => Err(wrong("a plan's name")),
         SettingKey::Plan => Ok(Change::Plan(PlanName::from(value.trim()))),
-        SettingKey::Allowance => parse_allowance(value).map(Change::Allowance),
+        SettingKey::Allowance => quantity::allowance(value)
+            .map(Change::Allowance)
+            .map_err(|wrong| wrong.to_string()),
         SettingKey::RenewalDay => value
             .trim()
             .parse()

@@ -7,6 +7,7 @@
 
 pub mod access;
 mod body;
+mod door;
 pub mod metrics;
 mod routes;
 mod server;
@@ -19,7 +20,7 @@ use tokio::sync::oneshot;
 
 pub use self::{
     body::change,
-    routes::{OPENAPI, serve},
+    door::{OPENAPI, serve},
     server::Limits,
 };
 

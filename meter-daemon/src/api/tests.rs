@@ -21,10 +21,11 @@ use super::*;
 use crate::{
     api::socket,
     engine::{
-        command::{Change, SettingKey, Until},
+        command::{Change, CommandAction, SettingKey, Until},
         plan::Allowance,
-        units::Bytes as Volume,
+        units::{Bytes as Volume, MachineId},
     },
+    ledger::Resolution,
 };
 
 /// A control socket with a loop behind it that notes what it was asked.
@@ -433,7 +434,7 @@ async fn what_is_wrong_is_refused_with_a_problem_and_never_reaches_the_loop() {
         (top_up, "", r#"{"volume": "1 TB""#, 400, "JSON"),
         (top_up, "", r#"["volume"]"#, 400, "one JSON object"),
         (top_up, "", "{}", 422, "`volume` is missing"),
-        (top_up, "", r#"{"volume": "1 Tb"}"#, 422, "units are"),
+        (top_up, "", r#"{"volume": "1 Tb"}"#, 422, "counts bits"),
         (top_up, "", r#"{"volume": 1000}"#, 422, "must be a text"),
         (
             top_up,

@@ -48,8 +48,8 @@ pub(super) struct Ending {
 #[derive(Clone, Debug)]
 struct Duration(String);
 
-fn duration(text: &str) -> Result<Duration, String> {
-    quantity::parse_duration(text).map(|_: SignedDuration| Duration(text.to_owned()))
+fn duration(text: &str) -> Result<Duration, quantity::Wrong> {
+    quantity::duration(text).map(|_: SignedDuration| Duration(text.to_owned()))
 }
 
 #[derive(Debug, clap::Args)]

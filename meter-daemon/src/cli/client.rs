@@ -50,6 +50,13 @@ impl Client {
         Ok(Self { socket, runtime })
     }
 
+    /// Waits, between one question and the next.
+    pub(super) fn pause(&self, length: Duration) {
+        // Within the runtime: it is its clock.
+        self.runtime
+            .block_on(async { tokio::time::sleep(length).await });
+    }
+
     /// Asks.
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
         self.request(

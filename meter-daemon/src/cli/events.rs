@@ -1,6 +1,6 @@
 //! `events`: what happened, a line each, and what happens, as it does.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -63,7 +63,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             }
         });
         print(&lines.collect::<String>())?;
-        thread::sleep(PAUSE);
+        daemon.pause(PAUSE);
         events = reader.next(args.since, PAGE)?;
     }
 }

@@ -45,6 +45,12 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Whoever read the output has seen enough: not an error, but the end.
+    pub(super) const NOBODY_READS: Self = Self {
+        exit: Exit(0),
+        message: String::new(),
+    };
+
     /// A failure with its message.
     pub fn new(exit: Exit, message: impl fmt::Display) -> Self {
         Self {

@@ -2,13 +2,17 @@
 
 use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 
-use crate::engine::quantity::parse_duration;
+use crate::engine::quantity;
 
 /// An instant with its offset (`2026-12-01T00:00:00+01:00`), or a date with or without a
 /// time, in local time (`TZ`) as `date` and `journalctl` take it.
 ///
 /// # Errors
 /// Says what was expected instead.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what people type without an offset is in their own time"
+)]
 pub(super) fn parse(text: &str) -> Result<Timestamp, String> {
     parse_in(text, &TimeZone::system())
 }
@@ -17,8 +21,12 @@ pub(super) fn parse(text: &str) -> Result<Timestamp, String> {
 ///
 /// # Errors
 /// Says what was expected instead.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "`2h` ago is as of when it is typed"
+)]
 pub(super) fn parse_since(text: &str) -> Result<Timestamp, String> {
-    match parse_duration(text) {
+    match quantity::duration(text) {
         Ok(ago) => ago_from(Timestamp::now(), ago)
             .ok_or_else(|| format!("`{text}` ago is before all time")),
         Err(_) => parse(text)

@@ -46,7 +46,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon in the foreground
-    Run,
+    Run(service::Run),
     /// Say whether the configuration is good, and all that is wrong with it
     Check(service::Check),
     /// Show the machines, or one in detail
@@ -128,7 +128,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         style: Style::of_stdout(),
     };
     match cli.command {
-        Command::Run => service::run(&context),
+        Command::Run(args) => service::run(&args, &context),
         Command::Check(args) => service::check(args, &context),
         Command::Status(args) => status::run(&args, &context),
         Command::Usage(args) => usage::run(&args, &context),

@@ -1,9 +1,6 @@
 //! What people and programs read: tables, figures and JSON on standard output.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    process,
-};
+use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{
     Cell, CellAlignment, Color, ContentArrangement, Table as Comfy, presets::NOTHING,
@@ -22,6 +19,10 @@ pub(super) struct Style {
 
 impl Style {
     /// As standard output wants it.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "NO_COLOR and TERM are how terminals are told"
+    )]
     pub(super) fn of_stdout() -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -45,15 +46,15 @@ impl Style {
     }
 }
 
-/// Writes to standard output. A reader who has seen enough (`| head`) is not an error: then
-/// the program ends at once, and well.
+/// Writes to standard output. A reader who has seen enough (`| head`) ends the program at
+/// once, and well.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
     {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => process::exit(0),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::NOBODY_READS),
         Err(error) => Err(Failure::new(
             Exit::IO,
             format!("cannot write to standard output: {error}"),

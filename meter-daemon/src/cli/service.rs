@@ -1,9 +1,6 @@
 //! The daemon itself: run, check, reload, detach, completions.
 
-use std::{
-    io::{self, IsTerminal},
-    process,
-};
+use std::io::{self, IsTerminal};
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -44,16 +41,35 @@ pub(super) struct Check {
     format: Format,
 }
 
-pub(super) fn run(context: &Context) -> Result<(), Failure> {
-    log_to_stderr();
+#[derive(Debug, clap::Args)]
+pub(super) struct Run {
+    /// What is logged: a level, or levels by part, such as `info,meter_daemon::host=debug`
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "METERD_LOG", value_parser = filter)]
+    log: String,
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!(
+            "{error}; write a level: error, warn, info, debug or trace"
+        )),
+    }
+}
+
+pub(super) fn run(args: &Run, context: &Context) -> Result<(), Failure> {
+    log_to_stderr(&args.log);
     Ok(daemon::run(&context.config)?)
 }
 
 /// What the daemon has to say: all of it to standard error, as systemd wants it.
-fn log_to_stderr() {
-    let wanted = EnvFilter::try_from_env("METERD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+#[expect(
+    clippy::disallowed_methods,
+    reason = "JOURNAL_STREAM is how systemd says that the journal listens"
+)]
+fn log_to_stderr(filter: &str) {
     let log = tracing_subscriber::fmt()
-        .with_env_filter(wanted)
+        .with_env_filter(EnvFilter::new(filter))
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());
     // The journal has its own clock.
@@ -74,7 +90,7 @@ pub(super) fn check(args: Check, context: &Context) -> Result<(), Failure> {
         Ok(0) => Ok(()),
         // It has said why.
         Ok(status) => Err(Failure::new(Exit(status), "")),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => process::exit(0),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::NOBODY_READS),
         Err(error) => Err(Failure::new(
             Exit::IO,
             format!("cannot write the answer: {error}"),
@@ -103,7 +119,7 @@ pub(super) fn reload(args: &Reload, context: &Context) -> Result<(), Failure> {
 pub(super) fn detach(args: &Detach, context: &Context) -> Result<(), Failure> {
     let answer = match change(context, &["v1", "detach"], json!({}), &args.how) {
         Err(failure) if failure.exit == Exit::UNAVAILABLE => {
-            log_to_stderr();
+            log_to_stderr("warn");
             let dry_run = args.how.dry_run();
             json!({"dry_run": dry_run, "removed": daemon::detach(&context.config, dry_run)?})
         }

@@ -116,7 +116,7 @@ fn slips_are_usage_errors_that_say_what_to_write() {
         ),
         ("meterd usage web1 --from tomorrow", "2026-12-01"),
         ("meterd top-up web1", "VOLUME"),
-        ("meterd top-up web1 1_Tb", "units are"),
+        ("meterd top-up web1 1_Tb", "counts bits"),
         ("meterd top-up web1 -1_TB", "unexpected argument"),
         ("meterd set web1", "KEY=VALUE"),
         ("meterd set web1 allowance", "KEY=VALUE"),

@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    diagnostic::quoted,
     kinds::{EMAIL, PATH, TEXT},
     problem::Located,
-    quantity::Wrong,
     table::{Kind, Table},
 };
+use crate::engine::quantity::{Wrong, quoted};
 
 /// A mail server.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -224,25 +224,6 @@ fn on_characters(text: &str, span: Range<usize>) -> Range<usize> {
     start..end.max(start)
 }
 
-/// Text of somebody's file, made fit to stand inside a message: one line, no control
-/// characters, not endless.
-pub(super) fn quoted(text: &str) -> String {
-    const LONGEST: usize = 60;
-    if text.is_empty() {
-        return "\"\"".to_owned();
-    }
-    let mut shown: String = text
-        .chars()
-        .take(LONGEST)
-        .flat_map(char::escape_debug)
-        .collect();
-    if text.chars().count() > LONGEST {
-        shown.push('…');
-    }
-    // `escape_debug` is for string literals; quotes and apostrophes are harmless here.
-    format!("`{}`", shown.replace("\\\"", "\"").replace("\\'", "'"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,14 +270,5 @@ mod tests {
                 .contains('\u{1b}')
         );
         assert!(!found(Some(14..22)).render(Colour::Plain).contains('\u{1b}'));
-    }
-
-    #[test]
-    fn quoted_text_stays_on_one_line() {
-        assert_eq!(
-            quoted("a\n\u{1b}[31m'b' \"c\""),
-            "`a\\n\\u{1b}[31m'b' \"c\"`"
-        );
-        assert!(quoted(&"x".repeat(5000)).chars().count() < 70);
     }
 }

@@ -9,13 +9,12 @@ use regex::Regex;
 use rust_decimal::Decimal;
 
 use super::{
-    diagnostic::quoted,
     discover::Mac,
-    quantity::{self, Wrong},
     table::{Kind, nearest},
 };
 use crate::engine::{
     plan::{Allowance, CostThreshold, Percent, Threshold},
+    quantity::{self, Wrong, quoted},
     units::{AccountId, BitsPerSecond, Bytes, Currency, MachineId, Money, PlanName},
 };
 

@@ -19,7 +19,6 @@ mod machine;
 mod node;
 mod plan;
 mod problem;
-pub mod quantity;
 mod rule;
 mod simulation;
 mod syntax;

@@ -15,10 +15,12 @@ use super::{
     kinds::{DURATION, LISTEN, PATH, PATTERN, PERCENT, PLAN, PREFIX, TIME_ZONE},
     machine::{self, LocatedAccount, Machine},
     problem::Located,
-    quantity::Wrong,
     table::{Kind, Table},
 };
-use crate::engine::units::PlanName;
+use crate::engine::{
+    quantity::{self, Wrong},
+    units::PlanName,
+};
 
 /// The keys of the top of meterd.toml.
 pub(super) const KEYS: &[&str] = &[
@@ -117,7 +119,7 @@ fn poll_interval(table: &Table<'_>) -> Option<Duration> {
         what: "the time between two readings",
         example: "60s",
         parse: |text| {
-            let interval = super::quantity::duration(text)?;
+            let interval = quantity::duration(text)?;
             let (least, most) = (SignedDuration::from_secs(1), SignedDuration::from_hours(1));
             match interval {
                 shorter if shorter < least => {

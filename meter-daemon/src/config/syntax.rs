@@ -4,10 +4,8 @@ use std::ops::Range;
 
 use toml::de::Error;
 
-use super::{
-    diagnostic::quoted,
-    problem::{Place, Problems},
-};
+use super::problem::{Place, Problems};
+use crate::engine::quantity::quoted;
 
 /// Notes what the parser stumbled over, beside the problems of what it could still read.
 pub(super) fn note(problems: &Problems, file: usize, text: &str, errors: &[Error]) {

@@ -15,11 +15,8 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{
-    diagnostic::quoted,
-    problem::{Located, Place, Problems},
-    quantity::Wrong,
-};
+use super::problem::{Located, Place, Problems};
+use crate::engine::quantity::{Wrong, quoted};
 
 /// How a string becomes a value, and what to call it.
 pub(super) struct Kind<T> {

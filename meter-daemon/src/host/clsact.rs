@@ -16,8 +16,8 @@ use super::{
     load::Program,
     pins::{Hook, Pins},
     tc::{
-        self, TCA_BPF_FD, TCA_BPF_FLAGS, TCA_BPF_ID, TCA_BPF_NAME, TCA_CHAIN, TCA_KIND,
-        TCA_OPTIONS, TcMessage,
+        self, TCA_BPF_ACT, TCA_BPF_FD, TCA_BPF_FLAGS, TCA_BPF_ID, TCA_BPF_NAME, TCA_CHAIN,
+        TCA_KIND, TCA_OPTIONS, TcMessage,
     },
     tcx::attach_error,
 };
@@ -35,15 +35,6 @@ const ACT_DIRECT: u32 = 1;
 const HANDLE: u32 = 0x6d74;
 /// Behind everybody else's.
 const LAST_PREFERENCE: u16 = u16::MAX;
-
-/// The qdisc at the ingress hook of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Qdisc {
-    None,
-    /// Has no egress hook.
-    Ingress,
-    Clsact,
-}
 
 /// A filter that stands.
 struct Filter {
@@ -97,36 +88,33 @@ pub(super) fn stood(ifindex: u32, hook: Hook) -> Result<bool, HostError> {
     Ok(filters.iter().any(|filter| filter.name == name(hook)))
 }
 
-/// Attaches the program, in the place of its predecessor where there is one.
+/// Attaches the program, in the place of its predecessor where there is one. What the shaper's
+/// takes is redirected to `ifb`; for the others it means nothing.
 pub(super) fn put(
     pins: &Pins,
     ifindex: u32,
     hook: Hook,
     program: &Program,
+    ifb: u32,
 ) -> Result<Put, HostError> {
     let failed = |error| attach_error(ifindex, hook, error);
-    let mut found = qdisc(ifindex).map_err(failed)?;
-    if found == Qdisc::None {
-        // Remembered first: a qdisc of ours that nobody knows of would never be removed.
-        pins.mark_clsact(ifindex)?;
-        match add_qdisc(ifindex) {
-            Ok(()) => found = Qdisc::Clsact,
-            Err(error) => {
-                pins.unmark_clsact(ifindex)?;
-                // Somebody was quicker.
-                if error.raw_os_error() != Some(libc::EEXIST) {
-                    return Err(failed(error));
-                }
-                found = qdisc(ifindex).map_err(failed)?;
-            }
-        }
-    }
-    if found == Qdisc::Ingress && hook == Hook::Received {
-        return Ok(Put::NoSuchHook);
+    match hook {
+        Hook::Sent => ensure_qdisc(pins, ifindex)?,
+        Hook::Received if !has_egress(ifindex)? => return Ok(Put::NoSuchHook),
+        Hook::Received | Hook::Shape => {}
     }
     let standing = filters(ifindex, parent(hook))?;
     let preference = preference(hook, &standing);
     let fd = program.fd.as_fd().as_raw_fd().to_ne_bytes().to_vec();
+    let verdict = match hook {
+        Hook::Received | Hook::Sent => (TCA_BPF_FLAGS, ACT_DIRECT.to_ne_bytes().to_vec()),
+        Hook::Shape => (TCA_BPF_ACT, redirect(ifb)),
+    };
+    let options = [
+        (TCA_BPF_FD, fd),
+        (TCA_BPF_NAME, tc::string(name(hook))),
+        verdict,
+    ];
     let message = TcMessage {
         kind: libc::RTM_NEWTFILTER,
         ifindex,
@@ -135,18 +123,33 @@ pub(super) fn put(
         info: info(preference, every_protocol()),
         attributes: vec![
             (TCA_KIND, tc::string("bpf")),
-            (
-                TCA_OPTIONS,
-                tc::nest(&[
-                    (TCA_BPF_FD, fd),
-                    (TCA_BPF_NAME, tc::string(name(hook))),
-                    (TCA_BPF_FLAGS, ACT_DIRECT.to_ne_bytes().to_vec()),
-                ]),
-            ),
+            (TCA_OPTIONS, tc::nest(&options)),
         ],
     };
     tc::request(message, NLM_F_CREATE | NLM_F_REPLACE).map_err(failed)?;
     Ok(Put::Standing)
+}
+
+/// The action that takes a packet off its way and sends it out of an IFB, which gives it back.
+fn redirect(ifb: u32) -> Vec<u8> {
+    const TCA_ACT_KIND: u16 = 1;
+    const TCA_ACT_OPTIONS: u16 = 2;
+    const TCA_MIRRED_PARMS: u16 = 2;
+    const TC_ACT_STOLEN: u32 = 4;
+    const TCA_EGRESS_REDIR: u32 = 1;
+    // struct tc_mirred: index, capabilities, verdict, two counts of references; then what to
+    // do, and where.
+    let parameters = [0, 0, TC_ACT_STOLEN, 0, 0, TCA_EGRESS_REDIR, ifb];
+    let parameters = parameters
+        .iter()
+        .flat_map(|number: &u32| number.to_ne_bytes());
+    let options = tc::nest(&[(TCA_MIRRED_PARMS, parameters.collect())]);
+    let action = tc::nest(&[
+        (TCA_ACT_KIND, tc::string("mirred")),
+        (TCA_ACT_OPTIONS, options),
+    ]);
+    // Actions are numbered in the order in which they run.
+    tc::nest(&[(1, action)])
 }
 
 /// Where ours stands, or else the first place that is free of another kind of filter: all
@@ -206,35 +209,24 @@ pub(super) fn leave_qdisc(pins: &Pins, ifindex: u32) -> Result<(), HostError> {
     if !pins.clsact_is_ours(ifindex) {
         return Ok(());
     }
-    let attempt =
-        |error| HostError::system(format!("remove clsact from interface {ifindex}"), error);
-    // Ours may have been replaced meanwhile by an `ingress` qdisc, which is not ours.
-    let found = match qdisc(ifindex) {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Qdisc::None,
-        found => found.map_err(attempt)?,
-    };
-    if found == Qdisc::Clsact {
-        if !filters(ifindex, INGRESS)?.is_empty() || !filters(ifindex, EGRESS)?.is_empty() {
-            return Ok(());
-        }
-        let message = TcMessage {
-            kind: libc::RTM_DELQDISC,
-            ifindex,
-            handle: CLSACT_HANDLE,
-            parent: CLSACT,
-            ..TcMessage::default()
-        };
-        gone_is_fine(tc::request(message, 0)).map_err(attempt)?;
+    if !filters(ifindex, INGRESS)?.is_empty() || !filters(ifindex, EGRESS)?.is_empty() {
+        return Ok(());
     }
+    // The kind is compared: ours may have been replaced meanwhile by an `ingress` qdisc of
+    // somebody else's.
+    gone_is_fine(tc::request(clsact_qdisc(libc::RTM_DELQDISC, ifindex), 0)).map_err(|error| {
+        HostError::system(format!("remove clsact from interface {ifindex}"), error)
+    })?;
     pins.unmark_clsact(ifindex)
 }
 
-/// Whether the interface's qdisc has a hook for what the guest receives.
+/// Whether the interface's qdisc has a hook for what the guest receives. An `ingress` qdisc
+/// takes filters for it without complaint and runs them on ingress: what we put on the one
+/// side then shows on the other. (Asking the kernel for the qdisc itself would tell every
+/// listener on the node that it had changed.)
 pub(super) fn has_egress(ifindex: u32) -> Result<bool, HostError> {
-    let found = qdisc(ifindex).map_err(|error| {
-        HostError::system(format!("look up the qdisc of interface {ifindex}"), error)
-    })?;
-    Ok(found == Qdisc::Clsact)
+    let filters = filters(ifindex, EGRESS)?;
+    Ok(!filters.iter().any(|filter| filter.name == name(Hook::Sent)))
 }
 
 /// Every interface of this network namespace that a filter of ours stands on.
@@ -256,34 +248,33 @@ pub(super) fn interfaces() -> Result<Vec<u32>, HostError> {
     Ok(interfaces)
 }
 
-fn qdisc(ifindex: u32) -> io::Result<Qdisc> {
-    let message = TcMessage {
-        kind: libc::RTM_GETQDISC,
-        ifindex,
-        parent: CLSACT,
-        ..TcMessage::default()
+/// Adds a clsact qdisc where there is none of its place, and remembers that it is ours.
+fn ensure_qdisc(pins: &Pins, ifindex: u32) -> Result<(), HostError> {
+    let ours = pins.clsact_is_ours(ifindex);
+    // First: a qdisc of ours that nobody knows of would never be removed.
+    pins.mark_clsact(ifindex)?;
+    let message = clsact_qdisc(libc::RTM_NEWQDISC, ifindex);
+    let Err(error) = tc::request(message, NLM_F_CREATE | NLM_F_EXCL) else {
+        return Ok(());
     };
-    match tc::request(message, 0) {
-        Ok(answer) => Ok(match answer.first().map(TcMessage::name) {
-            Some("clsact") => Qdisc::Clsact,
-            Some(_) => Qdisc::Ingress,
-            None => Qdisc::None,
-        }),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Qdisc::None),
-        Err(error) => Err(error),
+    if !ours {
+        pins.unmark_clsact(ifindex)?;
+    }
+    match error.raw_os_error() {
+        Some(libc::EEXIST) => Ok(()),
+        _ => Err(attach_error(ifindex, Hook::Sent, error)),
     }
 }
 
-fn add_qdisc(ifindex: u32) -> io::Result<()> {
-    let message = TcMessage {
-        kind: libc::RTM_NEWQDISC,
+fn clsact_qdisc(kind: u16, ifindex: u32) -> TcMessage {
+    TcMessage {
+        kind,
         ifindex,
         handle: CLSACT_HANDLE,
         parent: CLSACT,
         info: 0,
         attributes: vec![(TCA_KIND, tc::string("clsact"))],
-    };
-    tc::request(message, NLM_F_CREATE | NLM_F_EXCL).map(drop)
+    }
 }
 
 /// What stands on a hook; nothing where there is no such hook, qdisc or interface.

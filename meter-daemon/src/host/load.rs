@@ -18,7 +18,7 @@ use super::{
     error::HostError,
     maps,
     pins::{Hook, Pins},
-    programs::ProgramOptions,
+    programs::{Mode, ProgramOptions},
 };
 
 /// The kernel program, as `cargo xtask ebpf` built it.
@@ -38,12 +38,15 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Loads them into the kernel; the maps must be there.
-    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, HostError> {
+    /// Loads those for this mode into the kernel; the maps must be there.
+    pub(super) fn new(ebpf: &mut Ebpf, mode: Mode) -> Result<Self, HostError> {
         Ok(Self {
-            received: program(ebpf, Hook::Received)?,
-            sent: program(ebpf, Hook::Sent)?,
-            shape: program(ebpf, Hook::Shape)?,
+            received: program(ebpf, "meter_received")?,
+            sent: program(ebpf, "meter_sent")?,
+            shape: match mode {
+                Mode::Tcx => program(ebpf, "shape_sent")?,
+                Mode::Clsact => program(ebpf, "mark_sent")?,
+            },
         })
     }
 
@@ -70,15 +73,13 @@ pub(super) fn object(pins: &Pins, options: &ProgramOptions) -> Result<Ebpf, Host
     })
 }
 
-fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<Program, HostError> {
+fn program(ebpf: &mut Ebpf, name: &str) -> Result<Program, HostError> {
     let failed = |error: ProgramError| HostError::Load {
-        reason: format!("{}: {}", hook.program(), causes(&error)),
+        reason: format!("{name}: {}", causes(&error)),
     };
-    let program = ebpf
-        .program_mut(hook.program())
-        .ok_or_else(|| HostError::Load {
-            reason: format!("it has no program {}", hook.program()),
-        })?;
+    let program = ebpf.program_mut(name).ok_or_else(|| HostError::Load {
+        reason: format!("it has no program {name}"),
+    })?;
     let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
     program.load().map_err(failed)?;
     Ok(Program {

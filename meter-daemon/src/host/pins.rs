@@ -26,15 +26,6 @@ impl Hook {
     pub(super) const METERS: [Self; 2] = [Self::Received, Self::Sent];
     pub(super) const ALL: [Self; 3] = [Self::Received, Self::Sent, Self::Shape];
 
-    /// The program's name in the object.
-    pub(super) const fn program(self) -> &'static str {
-        match self {
-            Self::Received => "meter_received",
-            Self::Sent => "meter_sent",
-            Self::Shape => "shape_sent",
-        }
-    }
-
     /// What the guest receives leaves the host's end of its interface.
     pub(super) const fn attach_type(self) -> AttachType {
         match self {
@@ -43,7 +34,8 @@ impl Hook {
         }
     }
 
-    const fn suffix(self) -> &'static str {
+    /// The word in a pin's name and in messages.
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Received => "received",
             Self::Sent => "sent",
@@ -97,7 +89,7 @@ impl Pins {
     }
 
     pub(super) fn link(&self, ifindex: u32, hook: Hook) -> PathBuf {
-        let name = format!("{ifindex}-{}", hook.suffix());
+        let name = format!("{ifindex}-{}", hook.as_str());
         self.root.join("links").join(name)
     }
 
@@ -107,7 +99,7 @@ impl Pins {
             .iter()
             .filter_map(|name| {
                 let (ifindex, suffix) = name.split_once('-')?;
-                let hook = Hook::ALL.into_iter().find(|hook| hook.suffix() == suffix)?;
+                let hook = Hook::ALL.into_iter().find(|hook| hook.as_str() == suffix)?;
                 Some((ifindex.parse().ok()?, hook))
             })
             .collect())

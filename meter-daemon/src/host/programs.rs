@@ -148,7 +148,7 @@ impl Programs {
         maps::prepare(&pins, options.slots)?;
         let mut ebpf = load::object(&pins, options)?;
         let maps = Maps::adopt(&mut ebpf, options.slots, random_id)?;
-        let loaded = Loaded::new(&mut ebpf)?;
+        let loaded = Loaded::new(&mut ebpf, mode)?;
         let programs = Self {
             mode,
             pins,
@@ -214,7 +214,7 @@ impl Programs {
                     continue;
                 }
                 if self.maps.slot(ifindex).is_some() {
-                    clsact::put(&self.pins, ifindex, hook, self.loaded.of(hook))?;
+                    self.put(ifindex, hook)?;
                 } else {
                     clsact::take(ifindex, hook)?;
                 }
@@ -246,7 +246,12 @@ impl Programs {
             Mode::Tcx => {
                 tcx::put(&self.pins, ifindex, hook, program).map(|()| clsact::Put::Standing)
             }
-            Mode::Clsact => clsact::put(&self.pins, ifindex, hook, program),
+            Mode::Clsact => {
+                let slot = self.maps.slot(ifindex);
+                let interface = slot.map(|slot| self.maps.interface(slot)).transpose()?;
+                let ifb = interface.unwrap_or_default().ifb;
+                clsact::put(&self.pins, ifindex, hook, program, ifb)
+            }
         }
     }
 
@@ -313,15 +318,7 @@ impl Programs {
         let _expedited = rcu::Expedited::for_interfaces(requests.len(), &self.runtime_directory);
         requests
             .iter()
-            .map(|request| {
-                let attached = self.attach_one(request);
-                if attached.is_err()
-                    && let Err(error) = self.detach_one(request.ifindex)
-                {
-                    tracing::warn!("{error}");
-                }
-                (request.ifindex, attached)
-            })
+            .map(|request| (request.ifindex, self.attach_one(request)))
             .collect()
     }
 
@@ -342,6 +339,16 @@ impl Programs {
         };
         self.maps.set_interface(slot, interface)?;
         self.maps.assign(ifindex, slot)?;
+        let hooks = self.put_meters(ifindex);
+        if hooks.is_err()
+            && let Err(error) = self.detach_one(ifindex)
+        {
+            tracing::warn!("{error}");
+        }
+        hooks
+    }
+
+    fn put_meters(&self, ifindex: u32) -> Result<Hooks, HostError> {
         self.put(ifindex, Hook::Sent)?;
         Ok(match self.put(ifindex, Hook::Received)? {
             clsact::Put::Standing => Hooks::Both,

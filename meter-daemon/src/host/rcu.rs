@@ -99,6 +99,10 @@ fn put_back(former: &[u8], note: &Path) -> io::Result<()> {
 }
 
 /// The switch, locked against another of us who would take our 1 for the former value.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a bounded wait at start-up, for a lock that is held for a fraction of a second"
+)]
 fn locked_switch() -> io::Result<fs::File> {
     let switch = fs::File::options().read(true).write(true).open(SWITCH)?;
     for _ in 0..PATIENCE {

@@ -19,6 +19,7 @@ const ALIGNMENT: usize = 4;
 pub(super) const TCA_KIND: u16 = 1;
 pub(super) const TCA_OPTIONS: u16 = 2;
 pub(super) const TCA_CHAIN: u16 = 11;
+pub(super) const TCA_BPF_ACT: u16 = 1;
 pub(super) const TCA_BPF_FD: u16 = 6;
 pub(super) const TCA_BPF_NAME: u16 = 7;
 pub(super) const TCA_BPF_FLAGS: u16 = 8;

@@ -71,8 +71,8 @@ pub(super) fn attach_error(ifindex: u32, hook: Hook, error: io::Error) -> HostEr
             ifindex,
         };
     }
-    let name = hook.program();
-    HostError::system(format!("attach {name} to interface {ifindex}"), error)
+    let name = hook.as_str();
+    HostError::system(format!("attach `{name}` to interface {ifindex}"), error)
 }
 
 /// Detaches what is pinned for the hook, at once. Says whether there was something.
@@ -91,7 +91,7 @@ pub(super) fn take(pins: &Pins, ifindex: u32, hook: Hook) -> Result<bool, HostEr
     // A link whose interface is gone has nothing left to detach, which is no error.
     bpf::detach_link(link.as_fd()).map_err(|error| {
         HostError::system(
-            format!("detach {} from interface {ifindex}", hook.program()),
+            format!("detach `{}` from interface {ifindex}", hook.as_str()),
             error,
         )
     })?;

@@ -1,5 +1,5 @@
-//! What the writer knows of the tables without asking them: ids, zones, and the hour, day
-//! and month that each machine is in. Read at start, and again after a failure.
+//! What the writer knows of the tables without asking them: ids, zones, and the minute,
+//! hour, day and month that each machine is in. Read at start, and again after a failure.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Row};
 
 use super::{
-    BootId, Resolution,
+    BootId,
     error::UnknownZone,
     query::Table,
     rollup::{self, Span, Zones},
@@ -32,12 +32,9 @@ pub(super) struct Open {
 pub(super) struct Known {
     pub(super) key: MachineKey,
     pub(super) zones: Zones,
-    /// Hour, day, month; absent until the first traffic.
-    pub(super) open: Option<[Open; 3]>,
+    /// One of each of [`Table::HISTORIES`]; absent until the first traffic.
+    pub(super) open: Option<[Open; 4]>,
 }
-
-/// The resolutions of [`Known::open`], in its order.
-pub(super) const OPEN: [Resolution; 3] = [Resolution::Hour, Resolution::Day, Resolution::Month];
 
 /// All of it.
 #[derive(Debug, Default)]
@@ -135,18 +132,18 @@ fn zone(row: &Row<'_>, column: usize) -> rusqlite::Result<(Timestamp, jiff::tz::
     Ok((since, zone))
 }
 
-/// Three times a start and a traffic, from `column` on; NULL where nothing is open.
-fn open(row: &Row<'_>, column: usize, zones: &Zones) -> rusqlite::Result<Option<[Open; 3]>> {
+/// Of each history a start and a traffic, from `column` on; NULL where nothing is open.
+fn open(row: &Row<'_>, column: usize, zones: &Zones) -> rusqlite::Result<Option<[Open; 4]>> {
     if row.get::<_, Option<i64>>(column)?.is_none() {
         return Ok(None);
     }
     let one = |index: usize| {
         let column = column + index * 4;
-        let start = Table::HISTORIES[index + 1].instant(row.get(column)?);
+        let start = rollup::second(row.get(column)?);
         Ok::<_, rusqlite::Error>(Open {
-            span: zones.bucket(OPEN[index], start),
+            span: zones.bucket(Table::HISTORIES[index].resolution(), start),
             traffic: value::traffic(row, column + 1)?,
         })
     };
-    Ok(Some([one(0)?, one(1)?, one(2)?]))
+    Ok(Some([one(0)?, one(1)?, one(2)?, one(3)?]))
 }

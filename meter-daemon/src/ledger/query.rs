@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter, typ
 
 use super::{
     CommandRecord, Resolution, UsageRow,
-    memory::{Known, MachineKey, OPEN},
+    memory::{Known, MachineKey, Open},
     rollup::{self, Span},
     value::{self, Instant},
 };
@@ -24,7 +24,7 @@ pub(super) enum Table {
 const MACHINE_BITS: u32 = 24;
 
 impl Table {
-    /// Finest first.
+    /// Finest first, in the order of their numbers.
     pub(super) const HISTORIES: [Self; 4] = [Self::Minute, Self::Hour, Self::Day, Self::Month];
 
     pub(super) const fn name(self) -> &'static str {
@@ -68,12 +68,7 @@ impl Table {
     /// A key's start and machine.
     pub(super) fn parts(self, key: i64) -> (Timestamp, MachineKey) {
         let (time, machine) = unpack(key);
-        (self.instant(time * self.unit()), MachineKey(machine))
-    }
-
-    /// The instant of a start as the `open` table keeps it.
-    pub(super) fn instant(self, seconds: i64) -> Timestamp {
-        rollup::second(seconds)
+        (rollup::second(time * self.unit()), MachineKey(machine))
     }
 }
 
@@ -138,16 +133,10 @@ pub(super) fn rows(
     Ok(found)
 }
 
-/// The open bucket of a history that has one; later than every row of its table.
-pub(super) fn open(table: Table, known: &Known) -> impl Iterator<Item = Found> + use<> {
-    let open = known.open.and_then(|open| {
-        let place = OPEN.iter().position(|open| *open == table.resolution())?;
-        Some(open[place])
-    });
-    open.into_iter().map(|open| Found {
-        span: open.span,
-        traffic: open.traffic,
-    })
+/// The open bucket of a history, later than every row of its table.
+pub(super) fn open(table: Table, known: &Known) -> Option<Found> {
+    let Open { span, traffic } = known.open?[table as usize];
+    Some(Found { span, traffic })
 }
 
 /// A machine's history at a resolution.

@@ -1,12 +1,10 @@
 //! A batch into the tables, within one transaction of the caller's.
 
-use std::collections::BTreeMap;
-
 use rusqlite::{CachedStatement, Connection, params};
 
 use super::{
-    Batch, Resolution, Usage,
-    memory::{Known, MachineKey, Memory, OPEN, Open},
+    Batch, Usage,
+    memory::{Known, MachineKey, Memory, Open},
     query::{Table, rows},
     rollup::{self, Zones},
     slots,
@@ -92,53 +90,40 @@ pub(super) fn add_bytes(connection: &Connection) -> rusqlite::Result<()> {
     })
 }
 
-/// New traffic into the minutes, and into the open hour, day and month.
+/// New traffic into the open minute, hour, day and month of each machine.
 fn usage(connection: &Connection, memory: &mut Memory, usage: &[Usage]) -> rusqlite::Result<()> {
-    // In the order of the keys: rows of a new minute are then appended, which packs pages
-    // full, instead of splitting them in half.
-    let mut minutes: BTreeMap<i64, Traffic> = BTreeMap::new();
-    let mut over = [Vec::new(), Vec::new(), Vec::new()];
+    let mut over = Over::default();
     for usage in usage.iter().filter(|usage| !usage.traffic.is_zero()) {
         let key = machine(connection, memory, &usage.machine)?;
-        let Some(known) = memory.machines.get_mut(&usage.machine) else {
-            continue;
-        };
-        keep_zone(connection, known, usage)?;
-        let bucket = |at| known.zones.bucket(Resolution::Minute, at);
-        rollup::split(usage, bucket, |span, traffic| {
-            *minutes
-                .entry(Table::Minute.key(span.start, key))
-                .or_default() += traffic;
-        });
-        roll_up(known, usage, &mut over);
+        if let Some(known) = memory.machines.get_mut(&usage.machine) {
+            keep_zone(connection, known, usage)?;
+            roll_up(known, usage, &mut over);
+        }
         memory.touched.insert((key, usage.machine.clone()));
     }
-    let mut adder = Adder::new(connection, Table::Minute)?;
-    for (key, traffic) in minutes {
-        adder.add(key, traffic)?;
-    }
-    for (table, mut parts) in Table::HISTORIES[1..].iter().zip(over) {
-        parts.sort_unstable_by_key(|(key, _)| *key);
-        let mut adder = Adder::new(connection, *table)?;
-        for (key, traffic) in parts {
+    for (table, mut rows) in Table::HISTORIES.into_iter().zip(over) {
+        // In the order of the keys: rows of a new minute are then appended, which packs
+        // pages full, instead of splitting them in half.
+        rows.sort_unstable_by_key(|(key, _)| *key);
+        let mut adder = Adder::new(connection, table)?;
+        for (key, traffic) in rows {
             adder.add(key, traffic)?;
         }
     }
     write_open(connection, memory)
 }
 
+/// What no open bucket holds any more: keys and traffic for each history's table.
+type Over = [Vec<(i64, Traffic)>; 4];
+
 /// Into the open buckets; what is over, by a later bucket or in an earlier one, goes `over`.
-fn roll_up(known: &mut Known, usage: &Usage, over: &mut [Vec<(i64, Traffic)>; 3]) {
+fn roll_up(known: &mut Known, usage: &Usage, over: &mut Over) {
     let mut open = known.open.map(|open| open.map(Some)).unwrap_or_default();
-    for ((resolution, table), (open, over)) in OPEN
-        .into_iter()
-        .zip(&Table::HISTORIES[1..])
-        .zip(open.iter_mut().zip(over))
-    {
+    for (table, (open, over)) in Table::HISTORIES.into_iter().zip(open.iter_mut().zip(over)) {
         let current = *open;
         let bucket = |at| match current {
             Some(Open { span, .. }) if span.holds(at) => span,
-            _ => known.zones.bucket(resolution, at),
+            _ => known.zones.bucket(table.resolution(), at),
         };
         let key = known.key;
         rollup::split(usage, bucket, |span, traffic| match open {
@@ -153,24 +138,28 @@ fn roll_up(known: &mut Known, usage: &Usage, over: &mut [Vec<(i64, Traffic)>; 3]
             }
         });
     }
-    if let [Some(hour), Some(day), Some(month)] = open {
-        known.open = Some([hour, day, month]);
+    if let [Some(minute), Some(hour), Some(day), Some(month)] = open {
+        known.open = Some([minute, hour, day, month]);
     }
 }
 
 fn write_open(connection: &Connection, memory: &mut Memory) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
-        "INSERT OR REPLACE INTO open VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        "INSERT OR REPLACE INTO open VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,
+             ?13, ?14, ?15, ?16, ?17)",
     )?;
     for (key, name) in std::mem::take(&mut memory.touched) {
         let Some(open) = memory.machines.get(&name).and_then(|known| known.open) else {
             continue;
         };
-        let [hour, day, month] = open.map(|open| open.span.start.as_second());
-        let [[hr, hs, he], [dr, ds, de], [mr, ms, me]] = open.map(|open| columns(open.traffic));
-        statement.execute(params![
-            key.0, hour, hr, hs, he, day, dr, ds, de, month, mr, ms, me
-        ])?;
+        statement.raw_bind_parameter(1, key.0)?;
+        for (bucket, column) in open.into_iter().zip((2..).step_by(4)) {
+            statement.raw_bind_parameter(column, bucket.span.start.as_second())?;
+            for (bytes, column) in columns(bucket.traffic).into_iter().zip(column + 1..) {
+                statement.raw_bind_parameter(column, bytes)?;
+            }
+        }
+        statement.raw_execute()?;
     }
     Ok(())
 }
@@ -203,10 +192,11 @@ fn keep_zone(connection: &Connection, known: &mut Known, usage: &Usage) -> rusql
         .execute(params![known.key.0, since.as_second(), text])?;
     known.zones.push(since, usage.zone.clone());
     // The change may cut the open buckets short.
-    if let Some(open) = &mut known.open {
-        for (resolution, open) in OPEN.into_iter().zip(open) {
-            open.span = known.zones.bucket(resolution, open.span.start);
-        }
+    for (table, open) in Table::HISTORIES
+        .into_iter()
+        .zip(known.open.iter_mut().flatten())
+    {
+        open.span = known.zones.bucket(table.resolution(), open.span.start);
     }
     Ok(())
 }

@@ -154,8 +154,9 @@ fn recent(
         }
     }
     for (key, known) in known {
-        let open = query::open(Table::Hour, known).filter(|open| open.span.end > since);
-        let open = open.map(|open| (open.span.start, open.span.end, open.traffic));
+        let open = query::open(Table::Hour, known)
+            .filter(|open| open.span.end > since)
+            .map(|open| (open.span.start, open.span.end, open.traffic));
         recent.entry(key).or_default().extend(open);
     }
     Ok(recent)

@@ -20,6 +20,9 @@ CREATE TABLE zone (
     PRIMARY KEY (machine, since)
 ) STRICT, WITHOUT ROWID;
 
+-- Minutes, hours, days and months that are over. The last one of each machine stands in
+-- `open` until traffic of a later one comes: a minute's commit changes one row instead of
+-- three, and appends each minute once, whole, wherever in it the polls fall.
 CREATE TABLE minute (
     key      INTEGER PRIMARY KEY,
     received INTEGER NOT NULL,
@@ -27,8 +30,6 @@ CREATE TABLE minute (
     exempt   INTEGER NOT NULL
 ) STRICT;
 
--- Hours, days and months that are over. The last one of each machine stands in `open`
--- until traffic of a later one comes: a minute's commit changes one row instead of three.
 CREATE TABLE hour (
     key      INTEGER PRIMARY KEY,
     received INTEGER NOT NULL,
@@ -51,19 +52,23 @@ CREATE TABLE month (
 ) STRICT;
 
 CREATE TABLE open (
-    machine        INTEGER PRIMARY KEY,
-    hour           INTEGER NOT NULL,
-    hour_received  INTEGER NOT NULL,
-    hour_sent      INTEGER NOT NULL,
-    hour_exempt    INTEGER NOT NULL,
-    day            INTEGER NOT NULL,
-    day_received   INTEGER NOT NULL,
-    day_sent       INTEGER NOT NULL,
-    day_exempt     INTEGER NOT NULL,
-    month          INTEGER NOT NULL,
-    month_received INTEGER NOT NULL,
-    month_sent     INTEGER NOT NULL,
-    month_exempt   INTEGER NOT NULL
+    machine         INTEGER PRIMARY KEY,
+    minute          INTEGER NOT NULL,
+    minute_received INTEGER NOT NULL,
+    minute_sent     INTEGER NOT NULL,
+    minute_exempt   INTEGER NOT NULL,
+    hour            INTEGER NOT NULL,
+    hour_received   INTEGER NOT NULL,
+    hour_sent       INTEGER NOT NULL,
+    hour_exempt     INTEGER NOT NULL,
+    day             INTEGER NOT NULL,
+    day_received    INTEGER NOT NULL,
+    day_sent        INTEGER NOT NULL,
+    day_exempt      INTEGER NOT NULL,
+    month           INTEGER NOT NULL,
+    month_received  INTEGER NOT NULL,
+    month_sent      INTEGER NOT NULL,
+    month_exempt    INTEGER NOT NULL
 ) STRICT;
 
 -- The sums of the period that runs; those that closed. Times in nanoseconds since 1970.
@@ -209,8 +214,10 @@ CREATE TABLE ledger (
 INSERT INTO ledger (only) VALUES (1);
 
 CREATE VIEW minutes AS
-    SELECT datetime((key >> 24) * 60, 'unixepoch') AS start, machine.name AS machine, received, sent, exempt
-    FROM minute JOIN machine ON machine.id = key & 0xffffff;
+    SELECT datetime(start, 'unixepoch') AS start, machine.name AS machine, received, sent, exempt
+    FROM (SELECT (key >> 24) * 60 AS start, key & 0xffffff AS id, received, sent, exempt FROM minute
+          UNION ALL SELECT minute, machine, minute_received, minute_sent, minute_exempt FROM open)
+    JOIN machine USING (id);
 CREATE VIEW hours AS
     SELECT datetime(start, 'unixepoch') AS start, machine.name AS machine, received, sent, exempt
     FROM (SELECT key >> 24 AS start, key & 0xffffff AS id, received, sent, exempt FROM hour

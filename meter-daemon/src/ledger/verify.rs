@@ -254,10 +254,10 @@ impl Comparison<'_> {
             }
         }
         for (name, known) in self.machines.values() {
-            for found in open(table, known) {
-                if !visit(name, known, found)? {
-                    return Ok(());
-                }
+            if let Some(found) = open(table, known)
+                && !visit(name, known, found)?
+            {
+                return Ok(());
             }
         }
         Ok(())

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use self::text::{Dialect, Pages};
-use super::{Answer, Ask, Call, Limits, Peer, routes::ask_loop, server};
+use super::{Answer, Ask, Call, Limits, Peer, door::ask_loop, server};
 use crate::engine::{
     event::State,
     units::{AccountId, BitsPerSecond, Bytes, MachineId, PlanName},

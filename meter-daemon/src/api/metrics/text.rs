@@ -254,7 +254,7 @@ mod tests {
             remaining: None,
             forecast: None,
             rate_limit: None,
-            ..throttled.clone()
+            ..throttled
         };
         let mut polls = Durations::default();
         for milliseconds in [3, 30, 30, 9_000] {

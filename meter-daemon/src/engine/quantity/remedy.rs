@@ -3,8 +3,8 @@
 use super::{
     DURATIONS, RATES, VOLUMES, Wrong,
     number::{Number, Product},
+    quoted,
 };
-use crate::config::diagnostic::quoted;
 
 pub(super) fn unknown_volume_unit(text: &str, number: &Number, unit: &str) -> Wrong {
     if unit.is_empty() {

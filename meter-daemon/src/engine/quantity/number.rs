@@ -4,8 +4,7 @@ use std::fmt;
 
 use rust_decimal::Decimal;
 
-use super::{AMOUNT_DECIMALS, Checked, LARGEST_AMOUNT, Wrong};
-use crate::config::diagnostic::quoted;
+use super::{AMOUNT_DECIMALS, Checked, LARGEST_AMOUNT, Wrong, quoted};
 
 /// A decimal number as written: digits, and up to eighteen behind a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

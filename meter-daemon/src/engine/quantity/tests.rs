@@ -292,3 +292,12 @@ proptest! {
         );
     }
 }
+
+#[test]
+fn quoted_text_stays_on_one_line() {
+    assert_eq!(
+        quoted("a\n\u{1b}[31m'b' \"c\""),
+        "`a\\n\\u{1b}[31m'b' \"c\"`"
+    );
+    assert!(quoted(&"x".repeat(5000)).chars().count() < 70);
+}

@@ -1,0 +1,21 @@
+//! The kernel half on real interfaces: in network and mount namespaces that each test makes
+//! and that vanish with it. They need root, and fail without.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test fails where it stands, measures, and sets the scene with ip and tc"
+)]
+
+mod allowed;
+mod arena;
+mod clsact;
+mod counting;
+mod leaving;
+mod log;
+mod neighbours;
+mod pinned;
+mod shaping;
+mod speed;
+mod weight;

@@ -1,0 +1,174 @@
+//! What the demonstration looks like: aligned, at most 80 columns, in colour and with lines
+//! that move on a terminal only.
+
+use std::{
+    io::{IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+/// Standard output.
+pub(crate) struct Screen {
+    start: Instant,
+    terminal: bool,
+    moving: bool,
+}
+
+/// How a piece of text is shown on a terminal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Paint {
+    Plain,
+    Bold,
+    Dim,
+    Green,
+    Yellow,
+    Red,
+    Cyan,
+}
+
+impl Paint {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::Plain => "0",
+            Self::Bold => "1",
+            Self::Dim => "2",
+            Self::Green => "32",
+            Self::Yellow => "33",
+            Self::Red => "1;31",
+            Self::Cyan => "36",
+        }
+    }
+}
+
+impl Screen {
+    pub(crate) fn new() -> Self {
+        let terminal = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self {
+            start: Instant::now(),
+            terminal,
+            moving: false,
+        }
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// The text in its colour, on a terminal.
+    pub(crate) fn paint(&self, paint: Paint, text: &str) -> String {
+        if self.terminal && paint != Paint::Plain {
+            format!("\x1b[{}m{text}\x1b[0m", paint.code())
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// A line without a time.
+    pub(crate) fn plain(&mut self, text: &str) {
+        self.write(&format!("{text}\n"), false);
+    }
+
+    /// The beginning of an act.
+    pub(crate) fn act(&mut self, text: &str) {
+        let title = self.paint(Paint::Bold, text);
+        self.plain(&format!("\n{title}"));
+    }
+
+    /// Something that happened now.
+    pub(crate) fn now(&mut self, what: &str, paint: Paint, text: &str) {
+        let line = self.timed(what, paint, text);
+        self.write(&format!("{line}\n"), false);
+    }
+
+    /// Something that goes on: the next line takes its place, on a terminal.
+    pub(crate) fn moving(&mut self, what: &str, paint: Paint, text: &str) {
+        if self.terminal {
+            let line = self.timed(what, paint, text);
+            self.write(&line, true);
+        }
+    }
+
+    fn timed(&self, what: &str, paint: Paint, text: &str) -> String {
+        let time = self.paint(
+            Paint::Dim,
+            &format!("{:5.1} s", self.elapsed().as_secs_f64()),
+        );
+        let what = self.paint(paint, &format!("{what:<10}"));
+        format!("  {time}  {what} {text}")
+    }
+
+    fn write(&mut self, text: &str, moving: bool) {
+        let clear = if self.moving { "\r\x1b[2K" } else { "" };
+        self.moving = moving;
+        let mut out = std::io::stdout().lock();
+        // Who closed the other end of the pipe has seen enough; the checks go on.
+        drop(write!(out, "{clear}{text}").and_then(|()| out.flush()));
+    }
+
+    /// A bar of 25, for 0 to 125 percent.
+    pub(crate) fn bar(&self, percent: u64) -> String {
+        let full = usize::try_from(percent / 5).unwrap_or(25).min(25);
+        let paint = match percent {
+            0..80 => Paint::Green,
+            80..105 => Paint::Yellow,
+            _ => Paint::Red,
+        };
+        let rest = self.paint(Paint::Dim, &"░".repeat(25 - full));
+        format!("{}{rest}", self.paint(paint, &"█".repeat(full)))
+    }
+}
+
+/// `30.5 MB`
+pub(crate) fn volume(bytes: u64) -> String {
+    scaled(bytes, &["B", "kB", "MB", "GB", "TB"])
+}
+
+/// `57.9 kbit/s`
+pub(crate) fn rate(bits: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate is positive and small beside 2^63"
+    )]
+    let bits = bits as u64;
+    scaled(bits, &["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"])
+}
+
+fn scaled(value: u64, units: &[&str]) -> String {
+    let mut power = 0;
+    let mut tenths = u128::from(value) * 10;
+    while tenths >= 10_000 && power + 1 < units.len() {
+        tenths /= 1000;
+        power += 1;
+    }
+    if power == 0 {
+        format!("{value} {}", units[0])
+    } else {
+        format!("{}.{} {}", tenths / 10, tenths % 10, units[power])
+    }
+}
+
+/// `312 ms`
+pub(crate) fn time(duration: Duration) -> String {
+    let micros = duration.as_micros();
+    if micros < 10_000 {
+        format!("{}.{} ms", micros / 1000, micros % 1000 / 100)
+    } else {
+        format!("{} ms", micros / 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_one_digit_behind_the_point_and_the_unit_that_fits() {
+        assert_eq!(volume(999), "999 B");
+        assert_eq!(volume(1_000), "1.0 kB");
+        assert_eq!(volume(30_560_000), "30.5 MB");
+        assert_eq!(rate(57_900.0), "57.9 kbit/s");
+        assert_eq!(rate(2.5e9), "2.5 Gbit/s");
+        assert_eq!(time(Duration::from_micros(1_250)), "1.2 ms");
+        assert_eq!(time(Duration::from_millis(312)), "312 ms");
+    }
+}
