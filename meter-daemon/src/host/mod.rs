@@ -23,3 +23,4 @@ mod pins;
 mod rcu;
 mod tc;
 mod tcx;
+mod verbatim;
