@@ -162,6 +162,14 @@ fn a_deleted_veth_leaves_only_what_was_received_behind() {
         .unwrap();
     let last = inside(&pair.node.namespace, || async {
         let mut links = Links::open().unwrap();
+        // They wait for ARP, which may be answered later than the sender goes on.
+        let sent = async {
+            while links::get("tap").unwrap().stats.given_out < 10_420 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let sent = tokio::time::timeout(Duration::from_secs(2), sent).await;
+        sent.expect("the datagrams leave at once");
         links::delete("tap").unwrap();
         until(&mut links, |change| gone(change, "tap")).await
     });

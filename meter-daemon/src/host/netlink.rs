@@ -17,7 +17,10 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use rtnetlink::{Handle, LinkHandle, MulticastGroup, proto::ConnectionHandle};
-use tokio::runtime::{self, Runtime};
+use tokio::{
+    runtime::{self, Runtime},
+    task::JoinHandle,
+};
 
 use super::verbatim::{self, Verbatim};
 
@@ -133,6 +136,7 @@ pub(super) struct Requests {
     /// Several requests in one system call: rtnetlink's own handle sends one at a time, and a
     /// daemon that is killed between two of them would leave half a root behind.
     batches: ConnectionHandle<RouteNetlinkMessage>,
+    connections: [JoinHandle<()>; 2],
 }
 
 impl Requests {
@@ -156,10 +160,9 @@ impl Requests {
             .socket_mut()
             .set_ext_ack(true)?;
         batch_connection.set_forward_ack(true);
-        runtime.spawn(connection);
-        runtime.spawn(batch_connection);
         drop(inside);
         Ok(Self {
+            connections: [runtime.spawn(connection), runtime.spawn(batch_connection)],
             runtime: Some(runtime),
             handle,
             batches,
@@ -173,14 +176,22 @@ impl Requests {
 
     /// Waits for an answer, and gives the kernel's refusal the words for it.
     pub(super) fn wait<T>(
-        &self,
+        &mut self,
         attempt: &str,
         answer: impl Future<Output = Result<T, rtnetlink::Error>>,
     ) -> Result<T, NetlinkError> {
         #[expect(clippy::expect_used, reason = "taken only by drop")]
         let runtime = self.runtime.as_ref().expect("there until the end");
         // A timer needs the runtime that it is made in.
-        match runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await }) {
+        let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
+        // A system call has failed. Not an answer, though rtnetlink takes the end of a
+        // connection for a success, or for there being no such link.
+        if self.connections.iter().any(JoinHandle::is_finished) {
+            *self = Self::open()?;
+            let lost = io::ErrorKind::ConnectionAborted.into();
+            return Err(NetlinkError::new(attempt, lost));
+        }
+        match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(rtnetlink::Error::NetlinkError(answer))) => {
                 Err(NetlinkError::refused(attempt, &answer))
@@ -204,21 +215,16 @@ impl Requests {
         let Some(first) = attempts.first() else {
             return Ok(());
         };
+        let answers = self.batches.request_batch(messages, SocketAddr::new(0, 0));
         let answers = self.wait(first, async {
-            let answers = self.batches.request_batch(messages, SocketAddr::new(0, 0));
             let answers = answers.map_err(|_| rtnetlink::Error::RequestFailed)?;
             Ok(answers.collect::<Vec<_>>().await)
         })?;
-        for (number, attempt) in attempts.iter().enumerate() {
-            match answers.get(number).map(|answer| &answer.payload) {
-                Some(NetlinkPayload::Error(answer)) if answer.code.is_none() => {}
-                Some(NetlinkPayload::Error(answer)) => {
-                    return Err(NetlinkError::refused(attempt, answer));
-                }
-                _ => {
-                    let closed = io::ErrorKind::ConnectionAborted.into();
-                    return Err(NetlinkError::new(attempt, closed));
-                }
+        for (attempt, answer) in attempts.iter().zip(answers) {
+            if let NetlinkPayload::Error(answer) = answer.payload
+                && answer.code.is_some()
+            {
+                return Err(NetlinkError::refused(attempt, &answer));
             }
         }
         Ok(())
@@ -372,4 +378,29 @@ pub(super) fn u64_at(value: &[u8], offset: usize) -> Option<u64> {
         .get(offset..)?
         .first_chunk()
         .map(|bytes| u64::from_ne_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::LinkMessage;
+
+    use super::*;
+
+    #[test]
+    fn requests_that_could_not_be_sent_fail_and_the_next_are_answered() {
+        let mut requests = Requests::open().unwrap();
+        let mut loopback = LinkMessage::default();
+        loopback.header.index = 1;
+        let request = || Request {
+            attempt: "ask too much at once".to_owned(),
+            message: RouteNetlinkMessage::GetLink(loopback.clone()),
+            flags: 0,
+        };
+        // More than the socket's send buffer holds.
+        let size = std::fs::read_to_string("/proc/sys/net/core/wmem_default").unwrap();
+        let count = size.trim().parse::<usize>().unwrap() / 32 + 1;
+        let refused = requests.apply((0..count).map(|_| request()).collect());
+        assert!(refused.unwrap_err().to_string().contains("too much"));
+        requests.apply(vec![request()]).unwrap();
+    }
 }
