@@ -9,7 +9,7 @@ use meter_tests::{
     packet::Ends,
     paper::{self, TCP4_HEADERS, TCP6_HEADERS, UDP4_HEADERS, UDP6_HEADERS},
     sandbox::Sandbox,
-    scene::{EVERY_TAP, MACHINE, Scene},
+    scene::{EVERY_TAP, MACHINE, Scene, until_metered},
     tap::Tap,
     topology::{BRIDGE, Family, Node, Port, UPLINK, WAN},
     traffic::{Tcp, Udp, ping, undisturbed},
@@ -22,6 +22,8 @@ fn tcp_both_ways(segmentation: Switch, family: Family) -> Result<()> {
         let mut scene = Scene::set(sandbox, "")?;
         let (guest, world) = (scene.guest.party.clone(), scene.node.world.clone());
         guest.segmentation(segmentation)?;
+        guest.patient()?;
+        world.patient()?;
         scene
             .node
             .host
@@ -161,6 +163,7 @@ fn a_real_taps_large_packets_count_as_their_segments() -> Result<()> {
         links::join(tap.name(), BRIDGE)?;
         let port = Port::of(150);
         links::forward(tap.name(), port.mac())?;
+        until_metered(tap.name())?;
         let world = &scene.node.world;
         let ips = ([10, 9, 0, 150].into(), [10, 9, 9, 9].into());
         let ends = Ends {

@@ -21,6 +21,8 @@ use serde_json::Value;
 
 const MEGABYTE: u64 = 1_000_000;
 const SOON: Duration = Duration::from_secs(10);
+/// One segment more or less is 1 kbit/s.
+const WINDOW: Duration = Duration::from_secs(12);
 
 /// `tap101i0` and `tap101i1` are web1's, which has 20 MB and a pool of 1 GB to draw on.
 const CONFIG: &str = "
@@ -68,12 +70,6 @@ fn throttled(scene: &Scene<'_>) -> Result<()> {
     use_up(scene, 105)?;
     scene.meterd.wait_for_state("web1", "throttled", SOON)?;
     Ok(())
-}
-
-/// Goodput over eight seconds, after what is queued has settled.
-fn steady(bulk: &Bulk) -> f64 {
-    std::thread::sleep(Duration::from_secs(2));
-    bulk.goodput(Duration::from_secs(8))
 }
 
 /// 50 to 64 kbit/s.
@@ -135,10 +131,10 @@ fn goodput(segmentation: Switch, flows: usize) -> Result<()> {
         guest.segmentation(segmentation)?;
         throttled(&scene)?;
         let down = Bulk::start(world, guest, flows)?;
-        assert_throttled(steady(&down), "the guest receives");
+        assert_throttled(down.steady_goodput(WINDOW)?, "the guest receives");
         drop(down);
         let up = Bulk::start(guest, world, flows)?;
-        assert_throttled(steady(&up), "the guest sends");
+        assert_throttled(up.steady_goodput(WINDOW)?, "the guest sends");
         Ok(())
     })
 }
@@ -172,17 +168,32 @@ fn all_interfaces_of_a_machine_share_the_rate() -> Result<()> {
         throttled(&scene)?;
         let world = &scene.node.world;
         let pair = |a: (&Party, &Party), b: (&Party, &Party)| -> Result<f64> {
-            let flows = [Bulk::start(a.0, a.1, 1)?, Bulk::start(b.0, b.1, 1)?];
-            std::thread::sleep(Duration::from_secs(2));
-            let before: u64 = flows.iter().map(Bulk::arrived).sum();
-            let window = Duration::from_secs(8);
-            std::thread::sleep(window);
-            let after: u64 = flows.iter().map(Bulk::arrived).sum();
-            Ok(meter_tests::traffic::rate(after - before, window))
+            let mut bulk = Bulk::start(a.0, a.1, 1)?;
+            bulk.add(b.0, b.1, 1)?;
+            bulk.steady_goodput(WINDOW)
         };
         let first = &scene.guest.party;
         assert_throttled(pair((world, first), (world, &second))?, "both receive");
         assert_throttled(pair((first, world), (&second, world))?, "both send");
+        Ok(())
+    })
+}
+
+#[test]
+fn one_busy_interface_of_two_gets_the_whole_rate() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = scene(sandbox)?;
+        let _idle = scene.node.plug(Port {
+            machine: 101,
+            nic: 1,
+        })?;
+        throttled(&scene)?;
+        let (guest, world) = (&scene.guest.party, &scene.node.world);
+        let down = Bulk::start(world, guest, 1)?;
+        assert_throttled(down.steady_goodput(WINDOW)?, "one of two receives");
+        drop(down);
+        let up = Bulk::start(guest, world, 1)?;
+        assert_throttled(up.steady_goodput(WINDOW)?, "one of two sends");
         Ok(())
     })
 }
@@ -228,7 +239,7 @@ fn received_while_throttled_is_what_came_through_the_shaper() -> Result<()> {
         std::thread::sleep(Duration::from_secs(8));
         drop(bulk);
         // The queue empties: everything that is let through has gone through.
-        let wire = inside.settled(guest.mac)? - wire;
+        let wire = inside.silent(guest.mac, Duration::from_secs(1))? - wire;
         let counted = scene.meterd.counted("web1")? - before;
         println!("{counted:?}; in the guest: {wire:?}");
         assert!(wire.received.bytes > 50_000, "{wire:?}");
@@ -299,7 +310,7 @@ fn a_throttle_stands_while_the_daemon_is_dead_and_is_adopted_by_the_next() -> Re
         scene.meterd.stop(meterd::End::Killed)?;
         Inventory::take()?.same_as(&shaped)?;
         let bulk = Bulk::start(&scene.node.world, &scene.guest.party, 1)?;
-        assert_throttled(steady(&bulk), "with the daemon dead");
+        assert_throttled(bulk.steady_goodput(WINDOW)?, "with the daemon dead");
         drop(bulk);
         scene.meterd.start()?;
         assert_eq!(scene.meterd.status("web1")?["state"], "throttled");
@@ -357,7 +368,7 @@ fn a_machine_without_its_tap_is_throttled_again_when_it_has_one() -> Result<()> 
         let guest = scene.node.plug(Port::of(101))?.party;
         scene.meterd.wait_for_state("web1", "throttled", SOON)?;
         let bulk = Bulk::start(&scene.node.world, &guest, 1)?;
-        assert_throttled(steady(&bulk), "on the new tap");
+        assert_throttled(bulk.steady_goodput(WINDOW)?, "on the new tap");
         Ok(())
     })
 }

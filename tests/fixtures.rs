@@ -30,7 +30,7 @@ fn nothing_of_a_sandbox_is_seen_outside() -> Result<()> {
             inspect::pins(&sandbox.bpffs())?,
             ["maps.debug", "progs.debug"].map(Into::<std::path::PathBuf>::into)
         );
-        Node::new(sandbox)?.plug(Port::of(101))?;
+        let _guest = Node::new(sandbox)?.plug(Port::of(101))?;
         assert!(links::find("tap101i0")?.is_some());
         Ok(())
     })?;
@@ -50,6 +50,8 @@ fn tcp(segmentation: Switch, family: Family) -> Result<()> {
         let node = Node::new(sandbox)?;
         let guest = node.plug(Port::of(101))?.party;
         guest.segmentation(segmentation)?;
+        guest.patient()?;
+        node.world.patient()?;
         node.host
             .run(|| links::offload(UPLINK, Offload::Joining, segmentation))?;
         let (headers, segment) = match family {

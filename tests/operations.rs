@@ -494,7 +494,7 @@ fn doctor_says_what_the_kernel_has() -> Result<()> {
     Sandbox::run(|sandbox| {
         let meterd = Meterd::new(sandbox, EVERY_TAP)?;
         let output = meterd.cli(&["doctor"])?;
-        assert_says(&output, 0, &["tcx", "bpffs"]);
+        assert_says(&output, 0, &["tcx", "bpffs", "HTB", "IFB"]);
         Ok(())
     })
 }

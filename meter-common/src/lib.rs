@@ -64,6 +64,23 @@ pub struct Interface {
     pub shaper: u32,
     /// The IFB that what the guest sends is redirected to; 0 while not throttled.
     pub ifb: u32,
+    /// A [`Verdict`].
+    pub verdict: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What becomes of an interface's packets before anything else does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Verdict {
+    /// They pass.
+    #[default]
+    Pass = 0,
+    /// They are dropped: a cap is used up.
+    Capped = 1,
+    /// They are dropped: the machine is suspended.
+    Suspended = 2,
 }
 
 /// A machine's limits, over all its interfaces and CPUs. Spent only grows; limits are
@@ -113,7 +130,7 @@ pub enum CountBytes {
 }
 
 const _: () = assert!(size_of::<Counters>() == 64);
-const _: () = assert!(size_of::<Interface>() == 16);
+const _: () = assert!(size_of::<Interface>() == 24);
 const _: () = assert!(size_of::<Machine>() == 64);
 const _: () = assert!(size_of::<MapSet>() == 16);
 

@@ -3,6 +3,7 @@
 mod answers;
 mod audit;
 mod discover;
+mod drops;
 mod enforce;
 mod figures;
 mod interfaces;
@@ -88,7 +89,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
             _ = signals.term.recv() => break Stop::Signal,
             _ = signals.int.recv() => break Stop::Signal,
             _ = signals.hup.recv() => {
-                node.reload(config_path).await;
+                node.reload(config_path, &links).await;
                 timers = Timers::new(&node);
             }
             change = links.next() => {
@@ -97,7 +98,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
             }
             Some(call) = asked.recv() => {
                 let reload = matches!(call.ask, api::Ask::Reload { .. });
-                if node.answer(call, config_path).await == Then::Stop {
+                if node.answer(call, config_path, &links).await == Then::Stop {
                     break Stop::Detached;
                 }
                 if reload {
@@ -312,11 +313,11 @@ impl Node {
         }
     }
 
-    async fn reload(&mut self, path: &Path) {
+    async fn reload(&mut self, path: &Path, links: &Links) {
         match Config::load(path) {
             Ok(new) => {
                 let changes = self.config.difference(&new);
-                if let Err(failure) = self.reconfigure(new, &changes).await {
+                if let Err(failure) = self.reconfigure(new, &changes, links).await {
                     error!("the configuration was read but not taken: {failure}");
                 }
             }
@@ -331,6 +332,7 @@ impl Node {
         &mut self,
         new: Config,
         changes: &[String],
+        links: &Links,
     ) -> Result<(), node::CycleError> {
         let now = self.now();
         for change in changes {
@@ -340,6 +342,7 @@ impl Node {
         self.interfaces.claim_again(&self.config);
         self.terms_changed = true;
         self.pending.push(records::reloaded(now, changes));
+        self.discover(links).await?;
         self.poll().await
     }
 }

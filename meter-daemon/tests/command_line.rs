@@ -140,7 +140,9 @@ fn a_refusal_is_exit_1_a_lack_of_rights_77_a_broken_configuration_on_reload_78()
     let daemon = Daemon::new(|ask| {
         Answer::Problem(match ask {
             Ask::Command { .. } => Problem::new(409, "refused", "bill 7 is unpaid"),
-            Ask::Reload { .. } => Problem::new(422, "not valid", "meterd.toml:3:1: unknown key"),
+            Ask::Reload { .. } => {
+                Problem::new(422, "not valid", "error: unknown key\n --> meterd.toml:3:1")
+            }
             Ask::Status { .. } => Problem::new(404, "unknown", "no machine `web9`"),
             Ask::Explain { .. } => Problem::new(503, "ending", "the daemon is ending"),
             _ => Problem::new(403, "not allowed", "eve may look but not change"),
@@ -149,9 +151,13 @@ fn a_refusal_is_exit_1_a_lack_of_rights_77_a_broken_configuration_on_reload_78()
     for (arguments, exit, message) in [
         (&["cancel", "web1"][..], 1, "error: bill 7 is unpaid\n"),
         (&["status", "web9"], 1, "error: no machine `web9`\n"),
-        (&["explain", "web1"], 69, "error: the daemon is ending\n"),
+        (&["explain", "web1"], 75, "error: the daemon is ending\n"),
         (&["detach"], 77, "error: eve may look but not change\n"),
-        (&["reload"], 78, "error: meterd.toml:3:1: unknown key\n"),
+        (
+            &["reload"],
+            78,
+            "error: unknown key\n --> meterd.toml:3:1\n",
+        ),
     ] {
         assert_eq!(
             ran(daemon.meterd(arguments)),
@@ -167,7 +173,7 @@ fn a_wrong_command_line_is_64_and_a_missing_configuration_78_and_no_daemon_69() 
     let (code, out, err) = ran(meterd(&directory, &["top-up", "web1", "lots"]));
     assert_eq!((code, out.as_str()), (64, ""));
     assert!(
-        err.starts_with("error: ") && err.contains("1.5 TiB"),
+        err.starts_with("error: ") && err.contains("is not a volume"),
         "{err}"
     );
 

@@ -17,11 +17,16 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
     programs::TcContext,
 };
-use meter_common::{Counters, Direction, IFINDEX_ARRAY, Interface, Machine, MapSet, counter_index};
+use meter_common::{
+    Counters, Direction, IFINDEX_ARRAY, Interface, Machine, MapSet, Verdict, counter_index,
+};
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program on the hook decides. Anything else would
 /// hide the packet from the filters behind us.
 const NEXT: i32 = -1;
+
+/// `TCX_DROP` and `TC_ACT_SHOT`.
+const DROP: i32 = 2;
 
 /// From a program that only classifies: the packet is the filter's, in its default class.
 const MATCH: i32 = -1;
@@ -58,24 +63,61 @@ static MAP_SET: Array<MapSet> = Array::with_max_entries(1, 0);
 /// Egress of the tap: what the guest receives.
 #[classifier]
 pub fn meter_received(ctx: TcContext) -> i32 {
-    let Some(slot) = slot(&ctx) else {
-        return NEXT;
-    };
-    let shaper = INTERFACES.get(slot).map_or(0, |interface| interface.shaper);
-    count(&ctx, slot, Direction::Received, shaper != 0);
-    if shaper != 0 {
-        verdict::choose_class(&ctx, shaper);
-    }
-    NEXT
+    meter(&ctx, Direction::Received)
 }
 
 /// Ingress of the tap: what the guest sends.
 #[classifier]
 pub fn meter_sent(ctx: TcContext) -> i32 {
-    if let Some(slot) = slot(&ctx) {
-        count(&ctx, slot, Direction::Sent, false);
+    meter(&ctx, Direction::Sent)
+}
+
+#[inline(always)]
+fn meter(ctx: &TcContext, direction: Direction) -> i32 {
+    let Some(slot) = slot(ctx) else {
+        return NEXT;
+    };
+    let Some(interface) = INTERFACES.get(slot) else {
+        return NEXT;
+    };
+    let Some(counters) = COUNTERS.get_ptr_mut(counter_index(slot, direction)) else {
+        return NEXT;
+    };
+    let weight = traffic::weigh(ctx, COUNT_BYTES.load());
+    if interface.verdict != Verdict::Pass as u32 {
+        // SAFETY: as below.
+        unsafe { refuse(&mut *counters, interface.verdict, weight.bytes) };
+        return DROP;
+    }
+    // What the guest sends is marked where it is redirected, last on the hook.
+    let shaper = match direction {
+        Direction::Received => interface.shaper,
+        Direction::Sent => 0,
+    };
+    // SAFETY: the pointer is to this CPU's own copy, which lives as long as the map, and a
+    // sched_cls program runs with migration and bottom halves off: nothing else writes it.
+    unsafe {
+        (*counters).bytes += weight.bytes;
+        (*counters).packets += weight.packets;
+        (*counters).frame_bytes += u64::from(ctx.len());
+        if shaper != 0 {
+            (*counters).shaped_bytes += weight.bytes;
+        }
+    }
+    if shaper != 0 {
+        verdict::choose_class(ctx, shaper);
     }
     NEXT
+}
+
+/// A packet that is not let through spends nothing.
+#[inline(always)]
+fn refuse(counters: &mut Counters, verdict: u32, bytes: u64) {
+    if verdict == Verdict::Capped as u32 {
+        counters.dropped_capped += bytes;
+    } else {
+        counters.dropped_suspended += bytes;
+    }
 }
 
 /// Ingress of the tap, last: into the shaper of what the guest sends.
@@ -106,8 +148,8 @@ fn into_shaper(ctx: &TcContext) -> Option<u32> {
         return None;
     }
     let counters = COUNTERS.get_ptr_mut(counter_index(slot, Direction::Sent))?;
-    // SAFETY: as in `count`.
-    unsafe { (*counters).shaped_bytes += traffic::weigh(ctx, COUNT_BYTES.load()).bytes() };
+    // SAFETY: as in `meter`.
+    unsafe { (*counters).shaped_bytes += traffic::weigh(ctx, COUNT_BYTES.load()).bytes };
     verdict::choose_class(ctx, interface.shaper);
     Some(interface.ifb)
 }
@@ -128,25 +170,6 @@ fn slot(ctx: &TcContext) -> Option<u32> {
     entry.checked_sub(1)
 }
 
-/// Adds the packet to this CPU's counters.
-#[inline(always)]
-fn count(ctx: &TcContext, slot: u32, direction: Direction, shaped: bool) {
-    let Some(counters) = COUNTERS.get_ptr_mut(counter_index(slot, direction)) else {
-        return;
-    };
-    let weight = traffic::weigh(ctx, COUNT_BYTES.load());
-    // SAFETY: the pointer is to this CPU's own copy, which lives as long as the map, and a
-    // sched_cls program runs with migration and bottom halves off: nothing else writes it.
-    unsafe {
-        (*counters).bytes += weight.bytes();
-        (*counters).packets += weight.packets();
-        (*counters).frame_bytes += u64::from(ctx.len());
-        if shaped {
-            (*counters).shaped_bytes += weight.bytes();
-        }
-    }
-}
-
 /// A loop that cannot end would not pass the verifier, and nothing here panics; the language
 /// asks for a handler all the same.
 #[cfg(not(test))]
@@ -155,7 +178,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// `count` is called from helpers that the kernel allows to GPL-compatible programs only.
+/// Read when the program is loaded: some helpers are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -35,28 +35,10 @@ const JUMBO_HEADER: u32 = 8;
 #[map]
 static UNREAD: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// What is added to the counters. In one register: a structure would come back from a
-/// function through the stack, where Linux 6.1's verifier takes a slot that was written in
-/// two ways for a leak unless the daemon has CAP_PERFMON. 32 bits are enough for each, since
-/// a GSO packet becomes less than 2^16 frames of less than 2^16 bytes.
-#[derive(Clone, Copy)]
-pub struct Weight(u64);
-
-impl Weight {
-    #[inline(always)]
-    fn new(bytes: u64, packets: u64) -> Self {
-        Self(bytes << 32 | packets)
-    }
-
-    #[inline(always)]
-    pub fn bytes(self) -> u64 {
-        self.0 >> 32
-    }
-
-    #[inline(always)]
-    pub fn packets(self) -> u64 {
-        self.0 & 0xffff_ffff
-    }
+/// What is added to the counters.
+pub struct Weight {
+    pub bytes: u64,
+    pub packets: u64,
 }
 
 /// Where the network header of a frame stands, and what it is.
@@ -90,7 +72,10 @@ pub fn weigh(ctx: &TcContext, basis: u32) -> Weight {
         IP => ip_bytes(ctx, len),
         _ => len + tag,
     };
-    Weight::new(u64::from(bytes), 1)
+    Weight {
+        bytes: u64::from(bytes),
+        packets: 1,
+    }
 }
 
 const FRAME: u32 = CountBytes::Frame as u32;
@@ -115,7 +100,10 @@ fn segments(ctx: &TcContext, basis: u32, gso_size: u32, tag: u32) -> Weight {
     let Some((link, headers, jumbo)) = headers(ctx) else {
         warn_unread(ctx, gso_size, gso_segs);
         let bytes = if basis == FRAME { len } else { len + tag };
-        return Weight::new(u64::from(bytes), u64::from(gso_segs.max(1)));
+        return Weight {
+            bytes: u64::from(bytes),
+            packets: u64::from(gso_segs.max(1)),
+        };
     };
     // A tap's virtio header says how long segments are but not how many (gso_segs is 0);
     // for SCTP it is the other way round (gso_size is a mark).
@@ -132,7 +120,7 @@ fn segments(ctx: &TcContext, basis: u32, gso_size: u32, tag: u32) -> Weight {
         IP => len - link + again * (headers - link),
         _ => len + again * headers + packets * tag,
     };
-    Weight::new(bytes, packets)
+    Weight { bytes, packets }
 }
 
 /// The lengths of the link's header and of all headers, and how much of them is not sent.

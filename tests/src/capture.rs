@@ -125,10 +125,16 @@ impl Capture {
 
     /// As [`Self::of`], once nothing more has come for a fifth of a second.
     pub fn settled(&mut self, guest: Mac) -> Result<Moved> {
+        self.silent(guest, Duration::from_millis(200))
+    }
+
+    /// As [`Self::of`], once nothing more has come for so long. (At 64 kbit/s, a full frame
+    /// comes each fifth of a second.)
+    pub fn silent(&mut self, guest: Mac, quiet: Duration) -> Result<Moved> {
         let start = Instant::now();
         let mut last = self.of(guest)?;
         loop {
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(quiet);
             let now = self.of(guest)?;
             if now == last {
                 return Ok(now);

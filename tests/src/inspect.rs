@@ -88,10 +88,14 @@ pub fn programs(ifindex: u32, hook: Hook) -> Result<Vec<Program>> {
     Ok(all)
 }
 
+/// A program by its number.
+pub fn open_program(id: u32) -> Result<OwnedFd> {
+    sys::bpf::program(id).could_not(|| format!("open program {id}"))
+}
+
 fn program(id: u32) -> Result<Program> {
-    let what = || format!("look at program {id}");
-    let fd = sys::bpf::program(id).could_not(what)?;
-    let info = sys::bpf::info(&fd).could_not(what)?;
+    let fd = open_program(id)?;
+    let info = sys::bpf::info(&fd).could_not(|| format!("look at program {id}"))?;
     Ok(Program {
         id,
         name: text(&info[64..80]),
@@ -126,6 +130,24 @@ pub fn qdiscs() -> Result<Vec<Queue>> {
 /// The classes of an interface.
 pub fn classes(ifindex: u32) -> Result<Vec<Queue>> {
     tc_dump(RTM_GETTCLASS, ifindex, 0)
+}
+
+/// Packets that have gone through a class of an interface.
+pub fn class_packets(ifindex: u32, class: u32) -> Result<u32> {
+    const TCA_STATS2: u16 = 7;
+    const TCA_STATS_BASIC: u16 = 1;
+    let message = Message::new(RTM_GETTCLASS, 0).bytes(&tcmsg(ifindex, 0, 0, 0));
+    let all = Netlink::open()?.dump(message, "list classes")?;
+    let packets = all
+        .iter()
+        .filter(|(_, body)| body.get(8..12) == Some(&class.to_ne_bytes()))
+        .find_map(|(_, body)| {
+            let figures = Attributes(Attributes(body.get(20..)?).get(TCA_STATS2)?);
+            // struct gnet_stats_basic: bytes, then packets.
+            let packets = figures.get(TCA_STATS_BASIC)?.get(8..12)?;
+            Some(u32::from_ne_bytes(packets.try_into().ok()?))
+        });
+    packets.ok_or_else(|| Failure::new(format!("ifindex {ifindex} has no class {class:#x}")))
 }
 
 /// The filters on one hook of an interface's `clsact`, in order. The kernel lists each chain

@@ -6,12 +6,14 @@
 //! to be made twice to go unseen. It needs root, a kernel, and no other program.
 
 pub mod capture;
+pub mod cost;
 pub mod failure;
 pub mod foreign;
 pub mod http;
 pub mod inspect;
 pub mod links;
 pub mod meterd;
+pub mod needs;
 pub mod netlink;
 pub mod packet;
 pub mod paper;

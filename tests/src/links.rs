@@ -1,7 +1,7 @@
 //! Links and what hangs on them: veth pairs, bridges, addresses, neighbours, offloads.
 //! Everything happens in the namespace of the calling thread.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use rustix::net::{AddressFamily, SocketType};
 
@@ -10,6 +10,7 @@ use crate::{
     netlink::{Attributes, CREATE, Message, Netlink, REPLACE},
     sandbox::Namespace,
     sys,
+    wait::{self, Seen},
 };
 
 const RTM_NEWLINK: u16 = 16;
@@ -23,11 +24,16 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_STATS64: u16 = 23;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_STATE: u16 = 1;
+const BR_STATE_FORWARDING: u8 = 3;
+const IF_OPER_UP: u8 = 6;
 
 const IFF_UP: u32 = 1;
 
@@ -63,6 +69,9 @@ pub struct Link {
     pub up: bool,
     /// `veth`, `ifb`, `bridge`, `tun`, …; empty for a device without a kind.
     pub kind: String,
+    /// It has a carrier and a queue, and its bridge (if any) forwards to it. The kernel gets
+    /// there some time after both ends are up; what is sent before is dropped.
+    pub operates: bool,
     /// The kernel's own counters.
     pub stats: Stats,
 }
@@ -87,8 +96,18 @@ fn ifinfo(index: u32, flags: u32, mask: u32) -> [u8; 16] {
 }
 
 fn new_link(kind: &str, name: &str, data: impl FnOnce(Message) -> Message) -> Message {
+    new_numbered_link(0, kind, name, data)
+}
+
+/// With 0 the kernel chooses the number.
+fn new_numbered_link(
+    index: u32,
+    kind: &str,
+    name: &str,
+    data: impl FnOnce(Message) -> Message,
+) -> Message {
     Message::new(RTM_NEWLINK, CREATE)
-        .bytes(&ifinfo(0, 0, 0))
+        .bytes(&ifinfo(index, 0, 0))
         .string(IFLA_IFNAME, name)
         .nest(IFLA_LINKINFO, |info| {
             data(info.string(IFLA_INFO_KIND, kind))
@@ -106,12 +125,22 @@ pub struct End<'a> {
 
 /// A veth pair: `here`, and `there` in another namespace.
 pub fn veth(here: End<'_>, there: End<'_>, namespace: &Namespace) -> Result<()> {
+    veth_numbered(0, here, there, namespace)
+}
+
+/// As [`veth`], with the number of our choice for `here`.
+pub fn veth_numbered(
+    index: u32,
+    here: End<'_>,
+    there: End<'_>,
+    namespace: &Namespace,
+) -> Result<()> {
     const VETH_INFO_PEER: u16 = 1;
     let address = |message: Message, mac: Option<Mac>| match mac {
         Some(mac) => message.attribute(IFLA_ADDRESS, &mac.0),
         None => message,
     };
-    let message = new_link("veth", here.name, |info| {
+    let message = new_numbered_link(index, "veth", here.name, |info| {
         info.nest(IFLA_INFO_DATA, |data| {
             data.nest(VETH_INFO_PEER, |peer| {
                 let peer = peer
@@ -126,6 +155,12 @@ pub fn veth(here: End<'_>, there: End<'_>, namespace: &Namespace) -> Result<()> 
         address(message, here.mac),
         &format!("make the veth pair {} and {}", here.name, there.name),
     )
+}
+
+/// An IFB, down: what is sent out of it comes in where it was redirected from.
+pub fn ifb(name: &str) -> Result<()> {
+    let message = new_link("ifb", name, |info| info);
+    Netlink::open()?.request(message, &format!("make the IFB {name}"))
 }
 
 /// A bridge, up, that learns at once and speaks of nothing.
@@ -180,6 +215,11 @@ fn read(body: &[u8]) -> Option<Link> {
         kind: info
             .and_then(|info| info.string(IFLA_INFO_KIND))
             .unwrap_or_default(),
+        operates: attributes.get(IFLA_OPERSTATE) == Some(&[IF_OPER_UP])
+            && info
+                .and_then(|info| info.get(IFLA_INFO_SLAVE_DATA))
+                .and_then(|port| Attributes(port).get(IFLA_BRPORT_STATE))
+                .is_none_or(|state| state == [BR_STATE_FORWARDING]),
         stats: Stats {
             taken_in: counter(2),
             given_out: counter(3),
@@ -245,6 +285,25 @@ pub fn join(name: &str, bridge: &str) -> Result<()> {
     set(name, &format!("put {name} into {bridge}"), |message| {
         message.number(IFLA_MASTER, master)
     })
+}
+
+/// Waits until what is sent through it is not dropped any more.
+pub fn until_operating(name: &str) -> Result<()> {
+    let what = format!("{name} to operate");
+    wait::until(
+        &what,
+        Duration::from_millis(1),
+        Duration::from_secs(5),
+        || {
+            let link = get(name)?;
+            Ok(if link.operates {
+                Seen::Yes(())
+            } else {
+                Seen::NotYet(format!("{link:?}"))
+            })
+        },
+    )?;
+    Ok(())
 }
 
 /// Into another namespace; it arrives there down.

@@ -1,12 +1,17 @@
 //! The usual beginning of a test: a node, one guest, a capture on the far end of the wire,
 //! and a running daemon that meters what looks like a tap.
 
+use std::time::Duration;
+
 use crate::{
     Result,
     capture::{Capture, Moved},
+    inspect::{self, Hook},
+    links,
     meterd::{Counted, Meterd},
     sandbox::Sandbox,
     topology::{Guest, Node, Party, Port, WAN},
+    wait::{self, Seen},
 };
 
 /// Every tap by its number, without a plan; polled each second.
@@ -107,4 +112,35 @@ impl<T> Watched<T> {
             sent: self.wire.sent.bytes,
         }
     }
+}
+
+/// Both hooks of the interface have one program each.
+pub fn is_metered(interface: &str) -> Result<bool> {
+    let Some(link) = links::find(interface)? else {
+        return Ok(false);
+    };
+    for hook in Hook::BOTH {
+        if inspect::programs(link.index, hook)?.len() != 1 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Waits for that; returns how long it took.
+pub fn until_metered(interface: &str) -> Result<Duration> {
+    let what = format!("{interface} to be metered");
+    let seen = wait::until(
+        &what,
+        Duration::from_millis(1),
+        Duration::from_secs(5),
+        || {
+            Ok(if is_metered(interface)? {
+                Seen::Yes(())
+            } else {
+                Seen::NotYet("it is not".to_owned())
+            })
+        },
+    )?;
+    Ok(seen.1)
 }

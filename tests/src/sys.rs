@@ -289,6 +289,7 @@ pub(crate) mod bpf {
     const MAP_LOOKUP: u32 = 1;
     const PROG_LOAD: u32 = 5;
     const OBJ_GET: u32 = 7;
+    const PROG_TEST_RUN: u32 = 10;
     const PROG_GET_FD_BY_ID: u32 = 13;
     const OBJ_GET_INFO: u32 = 15;
     const PROG_QUERY: u32 = 16;
@@ -419,6 +420,28 @@ pub(crate) mod bpf {
             let said = String::from_utf8_lossy(&log);
             io::Error::other(format!("{error}: {}", said.trim_end_matches('\0')))
         })
+    }
+
+    /// Has the kernel run a program so many times on a frame, with this `struct __sk_buff`
+    /// before each; nanoseconds a run.
+    pub(crate) fn test_run(
+        program: impl AsFd,
+        frame: &[u8],
+        context: &[u8],
+        repeat: u32,
+    ) -> io::Result<u32> {
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(io::Error::other);
+        let mut attributes = Attributes::new()
+            .u32(0, raw(program))
+            .u32(8, length(frame)?)
+            .address(16, frame.as_ptr())
+            .u32(32, repeat)
+            .u32(40, length(context)?)
+            .address(48, context.as_ptr());
+        // SAFETY: the kernel reads frame and context, whose lengths are given, and writes
+        // neither: no room for output is named.
+        unsafe { attributes.call(PROG_TEST_RUN) }?;
+        Ok(attributes.read_u32(36))
     }
 
     /// A link of a program to a TCX hook; `flags` are BPF_F_BEFORE or BPF_F_AFTER or 0.

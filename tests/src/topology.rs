@@ -45,8 +45,9 @@ pub struct Party {
     pub v6: Ipv6Addr,
 }
 
-/// A guest and its interface on the node.
+/// A guest and its interface on the node. Dropped, it takes both ends of its pair with it.
 #[derive(Clone, Debug)]
+#[must_use = "a guest that nobody holds is gone, with its interface"]
 pub struct Guest {
     /// Inside.
     pub party: Party,
@@ -134,6 +135,7 @@ impl Node {
             links::forward(UPLINK, WORLD_MAC)
         })?;
         node.world.settle_in()?;
+        node.host.run(|| links::until_operating(UPLINK))?;
         node.world.namespace.run(|| segment_all(WAN))?;
         Ok(node)
     }
@@ -174,6 +176,7 @@ impl Node {
             links::forward(tap, party.mac)
         })?;
         party.settle_in()?;
+        self.host.run(|| links::until_operating(tap))?;
         party.knows(&self.world)?;
         self.world.knows(&party)?;
         Ok(Guest {
@@ -196,7 +199,8 @@ impl Party {
         self.namespace.run(|| {
             links::silence(self.interface)?;
             links::address(self.interface, self.v4.into(), 16)?;
-            links::up(self.interface)
+            links::up(self.interface)?;
+            links::until_operating(self.interface)
         })
     }
 
@@ -214,6 +218,8 @@ impl Party {
             // No link-local address, and so nothing to announce.
             ("addr_gen_mode", "1"),
             ("accept_ra", "0"),
+            // A report of its groups is repeated: at once, not while a test counts.
+            ("mldv2_unsolicited_report_interval", "1"),
             ("disable_ipv6", "0"),
         ] {
             self.namespace
@@ -251,6 +257,12 @@ impl Party {
             Family::V4 => self.v4.into(),
             Family::V6 => self.v6.into(),
         }
+    }
+
+    /// Does not send again what may only be late: on a busy machine the far end is often
+    /// scheduled later than a tail loss probe waits.
+    pub fn patient(&self) -> Result<()> {
+        self.namespace.sysctl("ipv4/tcp_early_retrans", "0")
     }
 
     /// Segmentation left to the last moment, or done by the stack itself.

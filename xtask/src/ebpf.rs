@@ -5,7 +5,6 @@
 //! use. The result lies in `<target>/bpf/meter-ebpf`, where `meter-daemon`'s build script
 //! takes it from.
 #![expect(
-    clippy::disallowed_methods,
     clippy::print_stderr,
     reason = "this runs cargo and rustup, and says what it waits for"
 )]

@@ -26,6 +26,7 @@ use super::{
     routes::{Input, ROUTES, Route, Verb},
     server,
 };
+use crate::engine::units::Money;
 
 /// What describes these paths, served at `/v1/openapi.json`.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -144,18 +145,18 @@ async fn answer(
         key: key(&head.headers)?,
     })?;
     if let Some((account, currency)) = question.currency {
-        let balance = door
-            .ask(
-                Ask::Balance {
-                    account: account.clone(),
-                },
-                peer,
-            )
-            .await?;
-        if balance["currency"] != currency.code() {
+        let ask = Ask::Balance {
+            account: account.clone(),
+        };
+        let balance = door.ask(ask, peer).await?;
+        let balance: Option<Money> = balance["balance"]
+            .as_str()
+            .and_then(|balance| balance.parse().ok());
+        let kept_in = balance.map(|balance| balance.currency);
+        if kept_in != Some(currency) {
+            let kept_in = kept_in.map_or("no currency".to_owned(), |kept| kept.to_string());
             return Err(unfit(format!(
-                "`add` is in {currency}, the account {account} is kept in {}",
-                balance["currency"].as_str().unwrap_or("no currency")
+                "`add` is in {currency}, the account {account} is kept in {kept_in}"
             )));
         }
     }

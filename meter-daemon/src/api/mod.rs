@@ -87,15 +87,14 @@ pub enum Ask {
         /// At most so many.
         limit: usize,
     },
-    /// `GET /v1/invoices`. Answer: an array of objects with the fields of the event
-    /// `invoiced`, `machine`, `account`, and `paid` (its instant, or null).
+    /// `GET /v1/invoices`. Answer: an array of
+    /// [`InvoiceView`](crate::engine::view::InvoiceView).
     Invoices {
         /// Of one account, or all.
         account: Option<AccountId>,
     },
-    /// `GET /v1/accounts/ID/balance`. Answer: `{"account","currency","balance",
-    /// "transactions":[{"time","amount","balance","description"}]}`, oldest first;
-    /// `currency` and `balance` are null for an account that moves no money.
+    /// `GET /v1/accounts/ID/balance`. Answer: an account's
+    /// [`BalanceView`](crate::engine::view::BalanceView), transactions oldest first.
     Balance {
         /// Whose.
         account: AccountId,

@@ -633,7 +633,7 @@ async fn a_problem_of_the_loops_is_passed_on() {
 
 #[tokio::test]
 async fn an_amount_in_another_currency_than_the_accounts_is_refused() {
-    let door = Fixture::new(|_| Answer::Json(json!({"currency": "EUR"})));
+    let door = Fixture::new(|_| Answer::Json(json!({"balance": "7.00 EUR"})));
     let reply = door
         .post("/v1/accounts/acme/balance", "", r#"{"add": "50 USD"}"#)
         .await;

@@ -24,6 +24,10 @@ pub enum Format {
 /// # Errors
 /// When standard output or standard error cannot be written to.
 pub fn run(path: &Path, format: Format) -> io::Result<u8> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "NO_COLOR is everybody's convention, see no-color.org"
+    )]
     let colour = match io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
         true => Colour::Terminal,
         false => Colour::Plain,

@@ -181,8 +181,7 @@ fn read(status: StatusCode, answer: &[u8]) -> Result<Value, Failure> {
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
     let exit = match status.as_u16() {
         403 => Exit::NOT_ALLOWED,
-        503 => Exit::UNAVAILABLE,
-        408 | 504 => Exit::TRY_AGAIN,
+        408 | 503 | 504 => Exit::TRY_AGAIN,
         500 => Exit::SOFTWARE,
         _ => Exit::REFUSED,
     };
@@ -277,7 +276,7 @@ mod tests {
             (404, Exit::REFUSED),
             (409, Exit::REFUSED),
             (422, Exit::REFUSED),
-            (503, Exit::UNAVAILABLE),
+            (503, Exit::TRY_AGAIN),
             (504, Exit::TRY_AGAIN),
         ] {
             let status = StatusCode::from_u16(status).unwrap();

@@ -69,10 +69,15 @@ fn daemon(context: &Context) -> Feature {
                 .iter()
                 .filter_map(|machine| machine.get("interfaces"));
             let interfaces: usize = interfaces.filter_map(Value::as_array).map(Vec::len).sum();
-            let detail = format!(
-                "running, {} machines on {interfaces} interfaces",
-                machines.len()
+            let count = |number, what| match number {
+                1 => format!("1 {what}"),
+                number => format!("{number} {what}s"),
+            };
+            let (machines, interfaces) = (
+                count(machines.len(), "machine"),
+                count(interfaces, "interface"),
             );
+            let detail = format!("running, {machines} on {interfaces}");
             Feature {
                 name,
                 present: true,

@@ -18,6 +18,8 @@ impl Exit {
     pub const REFUSED: Self = Self(1);
     /// The command line is wrong.
     pub const USAGE: Self = Self(64);
+    /// A file that was given cannot be read.
+    pub const NO_INPUT: Self = Self(66);
     /// The daemon is not running.
     pub const UNAVAILABLE: Self = Self(69);
     /// A defect.
@@ -62,8 +64,14 @@ impl Failure {
     /// Tells on standard error, and gives the exit status.
     pub(super) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
+            let message = self.message.trim_end();
+            // Rendered diagnostics each begin with what they are.
+            let said = ["error", "warning"]
+                .iter()
+                .any(|word| message.starts_with(word));
+            let prefix = if said { "" } else { "error: " };
             // Where standard error is gone as well, the exit status still speaks.
-            let _ = writeln!(io::stderr(), "error: {}", self.message.trim_end());
+            let _ = writeln!(io::stderr(), "{prefix}{message}");
         }
         ExitCode::from(self.exit.0)
     }

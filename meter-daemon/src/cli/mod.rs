@@ -14,6 +14,7 @@ mod out;
 mod place;
 mod sentence;
 mod service;
+pub mod simulate;
 mod status;
 mod usage;
 
@@ -37,8 +38,9 @@ pub use self::{
 #[command(name = "meterd", version, disable_help_subcommand = true)]
 struct Cli {
     /// The daemon's configuration; the daemon is found through it
-    #[arg(long, global = true, value_name = "FILE", default_value = CONFIG)]
-    config: PathBuf,
+    /// [default: /etc/meterd/meterd.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -85,6 +87,8 @@ enum Command {
     Detach(service::Detach),
     /// Show what this node has and lacks for metering and enforcing
     Doctor(doctor::Args),
+    /// Run a plan against a history, without a kernel and without the daemon
+    Simulate(simulate::Args),
     /// Print completions for a shell
     Completions(service::Completions),
 }
@@ -124,7 +128,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     let context = Context {
-        config: cli.config,
+        config: cli.config.clone().unwrap_or_else(|| CONFIG.into()),
         style: Style::of_stdout(),
     };
     match cli.command {
@@ -148,6 +152,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Reload(args) => service::reload(&args, &context),
         Command::Detach(args) => service::detach(&args, &context),
         Command::Doctor(args) => doctor::run(args, &context),
+        Command::Simulate(args) => simulate::run(&args, cli.config.as_deref()),
         Command::Completions(args) => service::completions(args),
     }
 }

@@ -1,5 +1,6 @@
 //! Bills and balances.
 
+use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -10,6 +11,7 @@ use super::{
     failure::Exit,
     out::{self, Side, Style, Table, when},
 };
+use crate::engine::units::Money;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Invoices {
@@ -77,9 +79,9 @@ struct Bill {
     machine: Option<String>,
     date: String,
     due: String,
-    #[serde(default)]
     description: String,
     amount: String,
+    status: String,
     paid: Option<String>,
 }
 
@@ -95,11 +97,12 @@ fn bills(found: Value, style: Style) -> Result<String, Failure> {
         ("DATE", Side::Left),
         ("DUE", Side::Left),
         ("AMOUNT", Side::Right),
-        ("PAID", Side::Left),
+        ("STATUS", Side::Left),
         ("FOR", Side::Left),
     ];
     let mut table = Table::new(&columns, style);
     for bill in bills {
+        let paid = bill.paid.map(|paid| format!(" {}", when(&paid)));
         table.row([
             bill.invoice,
             bill.account.unwrap_or_else(|| "-".to_owned()),
@@ -107,8 +110,7 @@ fn bills(found: Value, style: Style) -> Result<String, Failure> {
             when(&bill.date),
             when(&bill.due),
             bill.amount,
-            bill.paid
-                .map_or_else(|| "no".to_owned(), |paid| when(&paid)),
+            bill.status + &paid.unwrap_or_default(),
             bill.description,
         ]);
     }
@@ -116,31 +118,33 @@ fn bills(found: Value, style: Style) -> Result<String, Failure> {
 }
 
 #[derive(Debug, Deserialize)]
-struct AccountBalance {
+struct Account {
     account: String,
-    balance: Option<String>,
+    balance: Option<Money>,
+    /// The sum of what is not listed any more.
+    #[serde(default)]
+    carried: Decimal,
     transactions: Vec<Transaction>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Transaction {
     time: String,
-    amount: String,
-    balance: Option<String>,
-    #[serde(default)]
-    description: String,
+    kind: String,
+    amount: Decimal,
+    machine: Option<String>,
+    invoice: Option<String>,
 }
 
 fn account(found: Value, style: Style) -> Result<String, Failure> {
-    let account: AccountBalance = understood(found, "balance")?;
-    let balance = account
-        .balance
-        .unwrap_or_else(|| "no money is kept".to_owned());
-    let heading = format!(
-        "{}  {}\n",
-        out::plain(&account.account),
-        out::plain(&balance)
-    );
+    let account: Account = understood(found, "balance")?;
+    let name = out::plain(&account.account);
+    let Some(balance) = account.balance else {
+        return Ok(format!(
+            "{name}  no money is kept: the account has no currency\n"
+        ));
+    };
+    let heading = format!("{name}  {balance}\n");
     if account.transactions.is_empty() {
         return Ok(heading);
     }
@@ -148,15 +152,21 @@ fn account(found: Value, style: Style) -> Result<String, Failure> {
         ("TIME", Side::Left),
         ("AMOUNT", Side::Right),
         ("BALANCE", Side::Right),
+        ("KIND", Side::Left),
         ("FOR", Side::Left),
     ];
     let mut table = Table::new(&columns, style);
+    let in_currency = |amount| Money { amount, ..balance }.to_string();
+    let mut so_far = account.carried;
     for transaction in account.transactions {
+        so_far += transaction.amount;
+        let reasons = [transaction.machine, transaction.invoice];
         table.row([
             when(&transaction.time),
-            transaction.amount,
-            transaction.balance.unwrap_or_else(|| "-".to_owned()),
-            transaction.description,
+            in_currency(transaction.amount),
+            in_currency(so_far),
+            transaction.kind,
+            reasons.into_iter().flatten().collect::<Vec<_>>().join(" "),
         ]);
     }
     Ok(format!("{heading}\n{}", table.render()))
@@ -179,36 +189,35 @@ mod tests {
     fn bills_show_what_is_due_when_and_whether_it_is_paid() {
         let found = json!([
             {"invoice": "2026-7", "account": "acme", "machine": "web1", "date": "2026-12-01",
-             "due": "2026-12-06T00:00:00+01:00", "amount": "3.00 EUR", "paid": null,
-             "description": "additional traffic"},
+             "due": "2026-12-06T00:00:00+01:00", "amount": "3.00 EUR", "status": "unpaid",
+             "paid": null, "description": "additional traffic"},
             {"invoice": "2026-12", "account": null, "machine": "db1", "date": "2026-12-01",
-             "due": "2026-12-06T00:00:00+01:00", "amount": "120.50 EUR",
+             "due": "2026-12-06T00:00:00+01:00", "amount": "120.50 EUR", "status": "paid",
              "paid": "2026-12-02T08:00:00+01:00", "description": "additional traffic"},
         ]);
         insta::assert_snapshot!(bills(found, Style::default()).unwrap(), @r#"
-        NUMBER   ACCOUNT  MACHINE  DATE        DUE                            AMOUNT  PAID                       FOR
-        2026-7   acme     web1     2026-12-01  2026-12-06 00:00:00+01:00    3.00 EUR  no                         additional traffic
-        2026-12  -        db1      2026-12-01  2026-12-06 00:00:00+01:00  120.50 EUR  2026-12-02 08:00:00+01:00  additional traffic
+        NUMBER   ACCOUNT  MACHINE  DATE        DUE                            AMOUNT  STATUS                          FOR
+        2026-7   acme     web1     2026-12-01  2026-12-06 00:00:00+01:00    3.00 EUR  unpaid                          additional traffic
+        2026-12  -        db1      2026-12-01  2026-12-06 00:00:00+01:00  120.50 EUR  paid 2026-12-02 08:00:00+01:00  additional traffic
         "#);
         assert_eq!(bills(json!([]), Style::default()).unwrap(), "No bills.\n");
     }
 
     #[test]
-    fn a_balance_is_shown_with_its_transactions() {
+    fn a_balance_is_shown_with_its_transactions_and_what_stood_after_each() {
         let found = json!({
-            "account": "acme", "currency": "EUR", "balance": "-2.50 EUR", "transactions": [
-                {"time": "2026-11-01T00:00:00Z", "amount": "50.00 EUR", "balance": "50.00 EUR",
-                 "description": "opening balance"},
-                {"time": "2026-11-20T10:00:00Z", "amount": "-52.50 EUR", "balance": "-2.50 EUR",
-                 "description": "overage, web1"},
+            "account": "acme", "balance": "-2.50 EUR", "carried": "10.00", "transactions": [
+                {"time": "2026-11-01T00:00:00Z", "kind": "adjustment", "amount": "40"},
+                {"time": "2026-11-20T10:00:00Z", "kind": "overage", "amount": "-52.50",
+                 "machine": "web1"},
             ],
         });
         insta::assert_snapshot!(account(found, Style::default()).unwrap(), @r#"
         acme  -2.50 EUR
 
-        TIME                      AMOUNT    BALANCE  FOR
-        2026-11-01 00:00:00Z   50.00 EUR  50.00 EUR  opening balance
-        2026-11-20 10:00:00Z  -52.50 EUR  -2.50 EUR  overage, web1
+        TIME                      AMOUNT    BALANCE  KIND        FOR
+        2026-11-01 00:00:00Z   40.00 EUR  50.00 EUR  adjustment
+        2026-11-20 10:00:00Z  -52.50 EUR  -2.50 EUR  overage     web1
         "#);
     }
 }

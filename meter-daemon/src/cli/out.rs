@@ -197,6 +197,7 @@ pub(super) fn when(instant: &str) -> String {
     };
     let offset = time.find(['Z', '+', '-']).unwrap_or(time.len());
     let (time, offset) = time.split_at(offset);
+    let offset = if offset == "+00:00" { "Z" } else { offset };
     let time = time.split('.').next().unwrap_or(time);
     plain(&format!("{date} {time}{offset}"))
 }
@@ -240,6 +241,7 @@ mod tests {
             when("2026-11-20T10:00:00+01:00"),
             "2026-11-20 10:00:00+01:00"
         );
+        assert_eq!(when("2026-11-20T10:00:00+00:00"), "2026-11-20 10:00:00Z");
         assert_eq!(when("soon"), "soon");
     }
 

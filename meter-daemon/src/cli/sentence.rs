@@ -155,7 +155,8 @@ fn of_another(event: &Value) -> String {
     }
     const SHOWN: [&str; 5] = ["seq", "time", "machine", "account", "event"];
     let fields = event.as_object().into_iter().flatten();
-    let fields = fields.filter(|(key, value)| !SHOWN.contains(&key.as_str()) && !value.is_null());
+    let empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    let fields = fields.filter(|(key, value)| !SHOWN.contains(&key.as_str()) && !empty(value));
     let fields = fields.map(|(key, value)| match value {
         Value::String(text) => format!("{key} {text}"),
         other => format!("{key} {other}"),

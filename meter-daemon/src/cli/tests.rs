@@ -73,11 +73,11 @@ fn config_is_taken_before_and_after_a_commands_arguments_and_has_a_default() {
     ] {
         assert_eq!(
             parse(line).unwrap().config,
-            PathBuf::from("/x.toml"),
+            Some(PathBuf::from("/x.toml")),
             "{line}"
         );
     }
-    assert_eq!(parse("meterd run").unwrap().config, PathBuf::from(CONFIG));
+    assert_eq!(parse("meterd run").unwrap().config, None);
 }
 
 #[test]

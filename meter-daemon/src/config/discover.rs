@@ -159,14 +159,16 @@ impl Claims {
         if let Some(claim) = self.names.get(&link.name) {
             return Some(claim.clone());
         }
+        // A bridge takes over the address of one of its ports: only an end of a guest's own
+        // wire is known by an address.
+        if link.kind == LinkKind::Other {
+            return None;
+        }
         if let Some(found) = link.mac.map(Mac)
             && let Some((mac, claim)) = self.macs.get(&found.tail())
             && (found == *mac || found.0[0] == 0xfe)
         {
             return Some(claim.clone());
-        }
-        if link.kind == LinkKind::Other {
-            return None;
         }
         let claim = patterns
             .iter()

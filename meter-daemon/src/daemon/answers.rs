@@ -19,6 +19,7 @@ use crate::{
         status::Status,
         units::MachineId,
     },
+    host::links::Links,
     ledger::{CommandRecord, EventFilter, LedgerError, Resolution, UsageRow},
 };
 
@@ -33,7 +34,7 @@ pub(crate) enum Then {
 
 impl Node {
     /// Answers one question. Whoever no longer waits for it costs nothing.
-    pub(crate) async fn answer(&mut self, call: Call, config_path: &Path) -> Then {
+    pub(crate) async fn answer(&mut self, call: Call, config_path: &Path, links: &Links) -> Then {
         let Call { ask, peer, answer } = call;
         let mut then = Then::GoOn;
         let said = match ask {
@@ -94,7 +95,7 @@ impl Node {
                     .collect();
                 self.change(commands, key, dry_run).await
             }
-            Ask::Reload { dry_run, .. } => self.reload_asked(config_path, dry_run).await,
+            Ask::Reload { dry_run, .. } => self.reload_asked(config_path, links, dry_run).await,
             Ask::Detach { dry_run, .. } => {
                 let outcome = self.detach_asked(dry_run).await;
                 if outcome.is_ok() && !dry_run {
@@ -252,13 +253,18 @@ impl Node {
         command_answer(&effects, false)
     }
 
-    async fn reload_asked(&mut self, path: &Path, dry_run: bool) -> Result<Value, Problem> {
+    async fn reload_asked(
+        &mut self,
+        path: &Path,
+        links: &Links,
+        dry_run: bool,
+    ) -> Result<Value, Problem> {
         let new = Config::load(path).map_err(|diagnostics| {
             Problem::new(422, "the configuration was not taken", diagnostics)
         })?;
         let changes = self.config.difference(&new);
         if !dry_run {
-            self.reconfigure(new, &changes)
+            self.reconfigure(new, &changes, links)
                 .await
                 .map_err(cannot_record)?;
         }
@@ -296,10 +302,13 @@ fn command_answer(effects: &[Effect], dry_run: bool) -> Result<Value, Problem> {
     Ok(json!({ "dry_run": dry_run, "events": events }))
 }
 
-/// What is compared when a key comes again: what was asked, not who asked or why.
+/// What is compared when a key comes again: what was asked and why, not who asked.
 fn canonical(commands: &[Command]) -> String {
-    let actions: Vec<&CommandAction> = commands.iter().map(|command| &command.action).collect();
-    json!(actions).to_string()
+    let asked: Vec<(&CommandAction, &Option<String>)> = commands
+        .iter()
+        .map(|command| (&command.action, &command.reason))
+        .collect();
+    json!(asked).to_string()
 }
 
 fn repeated(known: &CommandRecord, request: &str) -> Result<Value, Problem> {

@@ -48,18 +48,21 @@ impl Node {
         batch.slots = opened.into_iter().chain(renamed).collect();
         batch.highest = self.interfaces.highest_if_grown();
         batch.notes = self.known.news(&self.interfaces, &self.config);
-        if claims_changed || !batch.slots.is_empty() || batch.highest.is_some() {
-            if let Err(failure) = self.commit(&batch, next) {
-                self.interfaces.still_changed();
-                return Err(failure.into());
-            }
+        let news = claims_changed || !batch.slots.is_empty() || batch.highest.is_some();
+        if news && let Err(failure) = self.commit(&batch, next) {
+            self.interfaces.still_changed();
+            return Err(failure.into());
         }
 
         self.terms_changed = false;
-        self.attach_all();
+        let attached = self.attach_all();
         self.credit_all(links).await?;
         if closing {
             self.let_go().await?;
+        }
+        if attached {
+            // A throttled machine's new interface is throttled at once, not at the next poll.
+            self.apply().await;
         }
         Ok(())
     }
@@ -143,13 +146,24 @@ impl Node {
         self.attached.get(&record.interface.ifindex) == Some(&record.counter.slot.0)
     }
 
-    /// Programs on every interface that has a slot and is not attached to it.
-    fn attach_all(&mut self) {
-        let requests: Vec<AttachRequest> = self
+    /// Programs on every interface that has a slot and is not attached to it; says whether
+    /// there was any.
+    fn attach_all(&mut self) -> bool {
+        let records: Vec<SlotRecord> = self
             .slots
             .iter()
             .filter(|record| !self.closing.contains(&record.counter.slot))
             .filter(|record| !self.is_attached(record))
+            .cloned()
+            .collect();
+        if records.is_empty() {
+            return false;
+        }
+        for record in &records {
+            self.stop_before_attach(record);
+        }
+        let requests: Vec<AttachRequest> = records
+            .iter()
             .map(|record| AttachRequest {
                 ifindex: record.interface.ifindex,
                 slot: record.counter.slot.0,
@@ -157,15 +171,10 @@ impl Node {
                 machine: 0,
             })
             .collect();
-        if requests.is_empty() {
-            return;
+        for (record, (_, outcome)) in records.iter().zip(self.programs.attach(&requests)) {
+            self.note_attached(record, outcome);
         }
-        for (ifindex, outcome) in self.programs.attach(&requests) {
-            let interface = self.interfaces.id(ifindex);
-            if let Some(record) = self.slots.of_interface(interface).cloned() {
-                self.note_attached(&record, outcome);
-            }
-        }
+        true
     }
 
     fn note_attached(&mut self, record: &SlotRecord, outcome: Result<Hooks, HostError>) {
@@ -293,7 +302,8 @@ impl Node {
         }))
     }
 
-    /// Last deltas into the ledger, then programs, shapers and slots of what is gone go.
+    /// Shapers and programs of what is gone go, so that nothing is counted any more; then the
+    /// last deltas are recorded, and the slots are free.
     async fn let_go(&mut self) -> Result<(), CycleError> {
         let leaving: Vec<SlotRecord> = self
             .closing
@@ -301,17 +311,17 @@ impl Node {
             .filter_map(|slot| self.slots.get(*slot))
             .cloned()
             .collect();
-        self.measure().await?;
-        for record in leaving {
+        for record in &leaving {
             let ifindex = record.interface.ifindex;
-            if self.slots.of_interface(record.interface).is_none() {
-                self.unshape_gone(&record).await;
+            let newest = self.slots.of_interface(record.interface);
+            if newest.is_some_and(|newest| newest.counter == record.counter) {
+                self.leave_shaper(record).await;
                 self.audit.forget(ifindex);
                 self.attached.remove(&ifindex);
                 self.programs.release(ifindex, record.counter.slot.0)?;
             }
         }
-        Ok(())
+        self.measure().await
     }
 
     pub(super) fn usage(&self, engine: &crate::engine::Engine, sample: Sample) -> Usage {

@@ -12,15 +12,15 @@ use super::{node::Node, records};
 use crate::{
     engine::{
         Enforcement,
-        units::{BitsPerSecond, MachineId},
+        units::{BitsPerSecond, Bytes, MachineId},
     },
     host::{
         error::HostError,
         netlink::NetlinkError,
-        programs::Shaper,
+        programs::{Shaper, Verdict},
         shaping::{self, Change, Figures, Found, Root, RootAfter, SavedRoot, Shaping},
     },
-    ledger::{BootId, HostNote, LedgerError, Shaped, SlotRecord},
+    ledger::{BootId, Generation, HostNote, LedgerError, Shaped, Slot, SlotRecord},
 };
 
 /// The shapers of this node and what stood before each.
@@ -28,6 +28,8 @@ pub(crate) struct Enforcer {
     pub(super) shaping: Shaping,
     /// By ifindex: every interface that has a note, i.e. that we may have changed.
     touched: BTreeMap<u32, Touched>,
+    /// What the program was last told of each slot, under which generation.
+    verdicts: BTreeMap<Slot, (Generation, Verdict)>,
 }
 
 /// An interface we may have changed.
@@ -37,12 +39,6 @@ struct Touched {
     saved: Option<SavedRoot>,
     /// The shaper that stands, once it is known to, and its figures when it was made.
     standing: Option<Shaped>,
-}
-
-/// What one interface should have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Wanted {
-    rate: Option<BitsPerSecond>,
 }
 
 fn note_prefix(boot: &BootId, netns: u64) -> String {
@@ -95,12 +91,22 @@ impl Enforcer {
             );
             shaping.delete_stray(&stray).await?;
         }
-        Ok(Self { shaping, touched })
+        Ok(Self {
+            shaping,
+            touched,
+            verdicts: BTreeMap::new(),
+        })
     }
 
     /// Whether an interface has, or may have, a shaper of ours.
     pub(crate) fn touches(&self, ifindex: u32) -> bool {
         self.touched.contains_key(&ifindex)
+    }
+
+    /// What the program does with a slot's packets; not known before we said so.
+    fn verdict(&self, record: &SlotRecord) -> Option<Verdict> {
+        let (generation, verdict) = self.verdicts.get(&record.counter.slot)?;
+        (*generation == record.counter.generation).then_some(*verdict)
     }
 
     /// What had come through the shapers of an interface when they were made, for a slot
@@ -136,28 +142,69 @@ impl Node {
     /// Makes every interface what the engine wants it to be. Failures are said once, counted,
     /// and tried again with the next poll.
     pub(crate) async fn apply(&mut self) {
-        let mut work: Vec<(SlotRecord, Wanted)> = Vec::new();
         let share = self.interfaces_per_machine();
-        for record in self.slots.iter() {
-            if self.closing.contains(&record.counter.slot) {
-                continue;
-            }
+        let records: Vec<SlotRecord> = self
+            .slots
+            .iter()
+            .filter(|record| !self.closing.contains(&record.counter.slot))
+            .filter(|record| {
+                let ifindex = record.interface.ifindex;
+                self.wanted(&record.machine) != Enforcement::None
+                    || self.enforcer.touches(ifindex)
+                    || self.enforcer.verdict(record) != Some(Verdict::Pass)
+            })
+            .cloned()
+            .collect();
+        for record in records {
             let interfaces = share.get(&record.machine).copied().unwrap_or(1);
-            let rate = match self.wanted(&record.machine) {
-                Enforcement::Throttle(rate) => Some(BitsPerSecond(rate.0 / interfaces)),
-                _ => None,
+            let wanted = self.wanted(&record.machine);
+            let stopped = self.stop_or_pass(&record, verdict(wanted));
+            let shaped = match wanted {
+                Enforcement::Throttle(rate) => {
+                    let rate = BitsPerSecond(shaped_to(rate).0 / interfaces);
+                    self.throttle(&record, rate).await
+                }
+                _ if self.enforcer.touches(record.interface.ifindex) => self.lift(&record).await,
+                _ => Ok(()),
             };
-            if rate.is_some() || self.enforcer.touches(record.interface.ifindex) {
-                work.push((record.clone(), Wanted { rate }));
-            }
+            self.said(&record, stopped.and(shaped));
         }
-        for (record, wanted) in work {
-            let outcome = match wanted.rate {
-                Some(rate) => self.throttle(&record, rate).await,
-                None => self.lift(&record).await,
-            };
-            self.said(&record, outcome);
+    }
+
+    /// Before an interface is attached: what stands against its machine stands from the
+    /// first packet.
+    pub(super) fn stop_before_attach(&mut self, record: &SlotRecord) {
+        let wanted = verdict(self.wanted(&record.machine));
+        let outcome = self.stop_or_pass(record, wanted);
+        self.said(record, outcome);
+    }
+
+    fn stop_or_pass(&mut self, record: &SlotRecord, wanted: Verdict) -> Result<(), EnforceError> {
+        if self.enforcer.verdict(record) == Some(wanted) {
+            return Ok(());
         }
+        let slot = record.counter.slot;
+        self.programs.set_verdict(slot.0, wanted)?;
+        let before = self
+            .enforcer
+            .verdicts
+            .insert(slot, (record.counter.generation, wanted));
+        let detail = match (before, wanted) {
+            (_, Verdict::Capped) => "stopped: the cap is used up",
+            (_, Verdict::Suspended) => "stopped: the machine is suspended",
+            // The first look after a start, at what was never stopped.
+            (None, Verdict::Pass) => return Ok(()),
+            (Some(_), Verdict::Pass) => "passes again",
+        };
+        info!(interface = record.name, machine = %record.machine, "{detail}");
+        let now = self.now();
+        self.pending.push(records::enforced(
+            now,
+            &record.machine,
+            &record.name,
+            detail,
+        ));
+        Ok(())
     }
 
     fn wanted(&self, machine: &MachineId) -> Enforcement {
@@ -305,32 +352,14 @@ impl Node {
         )
     }
 
-    /// An interface went away with its shaper: its IFB and the note go, too.
-    pub(super) async fn unshape_gone(&mut self, record: &SlotRecord) {
-        let ifindex = record.interface.ifindex;
-        if self.enforcer.touched.remove(&ifindex).is_none() {
+    /// An interface is no longer a machine's: its shaper goes, if the interface did not take
+    /// it along.
+    pub(super) async fn leave_shaper(&mut self, record: &SlotRecord) {
+        if !self.enforcer.touches(record.interface.ifindex) {
             return;
         }
-        if let Err(failure) = self.enforcer.shaping.remove(ifindex, None).await {
-            warn!(
-                interface = record.name,
-                "cleaning up after a vanished interface: {failure}"
-            );
-        }
-        if let Err(failure) = self.forget_note(record) {
-            warn!(interface = record.name, "{failure}");
-        }
-    }
-
-    fn forget_note(&mut self, record: &SlotRecord) -> Result<(), LedgerError> {
-        let now = self.now();
-        let mut batch = self.batch(now, &self.engine, &[]);
-        batch.notes.push(HostNote {
-            key: note_key(record),
-            value: None,
-        });
-        let engine = self.engine.clone();
-        self.commit(&batch, engine)
+        let outcome = self.lift(record).await;
+        self.said(record, outcome);
     }
 
     /// The record as it is by now: `record` may be older than the last commit.
@@ -384,6 +413,24 @@ impl Node {
             self.said(&record, outcome);
         }
     }
+}
+
+/// What the program is to do with packets.
+fn verdict(wanted: Enforcement) -> Verdict {
+    match wanted {
+        Enforcement::Suspend => Verdict::Suspended,
+        Enforcement::Cap {
+            remaining: Bytes::ZERO,
+        } => Verdict::Capped,
+        Enforcement::None | Enforcement::Throttle(_) | Enforcement::Cap { .. } => Verdict::Pass,
+    }
+}
+
+/// What the shapers are set to. A TCP receiver sees data in order: where a hole fills, up to
+/// three segments come at once, which over ten seconds at 64 kbit/s is 5 % more than the
+/// average. A throttle promises not to be exceeded, so it aims a sixteenth lower.
+fn shaped_to(rate: BitsPerSecond) -> BitsPerSecond {
+    BitsPerSecond(rate.0 - rate.0 / 16)
 }
 
 fn after(root: &RootAfter) -> String {

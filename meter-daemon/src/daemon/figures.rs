@@ -53,18 +53,23 @@ fn interface_figures(node: &Node, record: &SlotRecord) -> InterfaceFigures {
     let credit = record.credit.unwrap_or_default();
     let (now, base) = (&record.cursor, &record.base);
     let drift = node.audit.drift(record.interface.ifindex);
+    let dropped = node.drops.since(record);
     InterfaceFigures {
         machine: Some(record.machine.clone()),
         interface: record.name.clone(),
         received: DirectionFigures {
             bytes: now.traffic.received.saturating_sub(base.traffic.received) + credit.received,
             packets: now.packets[0].saturating_sub(base.packets[0]),
+            dropped_capped: dropped.capped[0],
+            dropped_suspended: dropped.suspended[0],
             drift: drift.map(|drift| drift[0]),
             ..DirectionFigures::default()
         },
         sent: DirectionFigures {
             bytes: now.traffic.sent.saturating_sub(base.traffic.sent) + credit.sent,
             packets: now.packets[1].saturating_sub(base.packets[1]),
+            dropped_capped: dropped.capped[1],
+            dropped_suspended: dropped.suspended[1],
             drift: drift.map(|drift| drift[1]),
             ..DirectionFigures::default()
         },

@@ -188,8 +188,10 @@ fn facts(link: &Link) -> LinkFacts {
     LinkFacts {
         name: link.name.clone(),
         mac: link.mac,
-        kind: match link.kind {
+        kind: match &link.kind {
             LinkKind::Tap => config::LinkKind::Tap,
+            // A guest's card straight on the uplink, as libvirt's `direct` interfaces.
+            LinkKind::Other(kind) if kind == "macvtap" => config::LinkKind::Tap,
             LinkKind::Veth => config::LinkKind::Veth,
             LinkKind::Ifb | LinkKind::Other(_) => config::LinkKind::Other,
         },

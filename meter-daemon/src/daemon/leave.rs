@@ -27,6 +27,14 @@ pub fn detach(config_path: &Path, dry_run: bool) -> Result<Vec<String>, Failure>
             config.pin_directory.clone(),
             config.runtime_directory.clone(),
         );
+        if !is_pinned(&pins) {
+            // Nothing to read and nothing to adopt: opening would only make what must go.
+            return if dry_run {
+                Ok(Vec::new())
+            } else {
+                leave_behind(&links, &pins, &runtime).await
+            };
+        }
         match Node::open(config, &links).await {
             Ok(mut node) => {
                 node.adopt_attached()?;
@@ -42,12 +50,21 @@ pub fn detach(config_path: &Path, dry_run: bool) -> Result<Vec<String>, Failure>
             Err(failure) if dry_run => Err(failure),
             Err(failure) => {
                 warn!("leaving without a last reading: {failure}");
-                let mut removed = remove_shapers(&links).await?;
-                removed.extend(remove_programs(&pins, &runtime)?);
-                Ok(removed)
+                leave_behind(&links, &pins, &runtime).await
             }
         }
     })
+}
+
+/// Whether a daemon has left maps or links here.
+fn is_pinned(pins: &Path) -> bool {
+    std::fs::read_dir(pins).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+async fn leave_behind(links: &Links, pins: &Path, runtime: &Path) -> Result<Vec<String>, Failure> {
+    let mut removed = remove_shapers(links).await?;
+    removed.extend(remove_programs(pins, runtime)?);
+    Ok(removed)
 }
 
 impl Node {
@@ -55,11 +72,16 @@ impl Node {
     pub(super) async fn detach(&mut self) -> Result<Vec<String>, Failure> {
         let mut removed = self.shaped_interfaces();
         self.lift_everything().await;
-        let programs = self.metered();
-        // Before the last reading, so that nothing is counted after it.
-        for (ifindex, slot) in std::mem::take(&mut self.attached) {
-            self.programs.release(ifindex, slot)?;
+        let interfaces = self.metered();
+        if interfaces > 0 {
+            removed.push(format!("programs on {interfaces} interfaces"));
         }
+        removed.extend(remove_programs(
+            &self.config.pin_directory,
+            &self.config.runtime_directory,
+        )?);
+        // Nothing counts any more; our own descriptors still hold the maps for a last reading.
+        self.attached.clear();
         self.closing = self
             .slots
             .iter()
@@ -68,13 +90,6 @@ impl Node {
         if let Err(failure) = self.measure().await {
             warn!("the last reading could not be recorded: {failure}");
         }
-        if programs > 0 {
-            removed.push(format!("programs on {programs} interfaces"));
-        }
-        removed.extend(remove_programs(
-            &self.config.pin_directory,
-            &self.config.runtime_directory,
-        )?);
         Ok(removed)
     }
 

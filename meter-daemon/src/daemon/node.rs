@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use super::{
     audit::Audit,
+    drops::Drops,
     enforce::Enforcer,
     interfaces::Interfaces,
     known::Known,
@@ -58,6 +59,7 @@ pub(crate) struct Node {
     pub(super) slots: Slots,
     pub(super) known: Known,
     pub(super) audit: Audit,
+    pub(super) drops: Drops,
     /// Slot by ifindex, where our programs stand.
     pub(super) attached: BTreeMap<u32, u32>,
     /// Who is metered, or how, is other than the engine was told.
@@ -205,6 +207,7 @@ impl Node {
             let Some(reading) = readings.get(record.counter.slot.0 as usize) else {
                 continue;
             };
+            self.drops.look(record, reading.into());
             let reading = self::reading(reading);
             let ifindex = record.interface.ifindex;
             let shaped = self.enforcer.shaped_now(ifindex).await;

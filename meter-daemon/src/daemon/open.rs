@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     audit::Audit,
+    drops::Drops,
     enforce::Enforcer,
     interfaces::Interfaces,
     known::Known,
@@ -199,6 +200,7 @@ impl Node {
             enforcer,
             known,
             audit: Audit::default(),
+            drops: Drops::default(),
             attached: BTreeMap::new(),
             terms_changed: true,
             qdiscs_changed: false,

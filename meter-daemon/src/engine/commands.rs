@@ -11,7 +11,8 @@ use super::{
     desk::{Desk, FromPool, Order},
     effective::{Effective, Setting},
     event::EventKind,
-    machine::{Lifted, Machine, StaffSuspension},
+    kept::{Lifted, StaffSuspension},
+    machine::Machine,
     plan::CollectExtra,
     units::{AccountId, Bytes, Money},
 };
@@ -288,11 +289,11 @@ impl Machine {
         for state in record.rules.iter_mut().chain(&mut record.former) {
             if state.acting.take().is_some() && state.since.is_some() {
                 held_off = true;
-                state.lifted = Some(Lifted {
+                state.lifted = Some(Box::new(Lifted {
                     until,
                     by: given.by.to_owned(),
                     reason: given.reason.map(str::to_owned),
-                });
+                }));
             }
         }
         self.stale = true;

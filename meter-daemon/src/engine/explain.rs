@@ -7,12 +7,13 @@ use serde::Serialize;
 
 use super::{
     event::State,
-    machine::{Cause, Machine, RuleState},
+    kept::{Cause, RuleState},
+    machine::Machine,
     notices::doing,
     plan::{Lift, Rule},
-    rules::{Basis, Compared, Figures},
     status::NextRule,
     step::Engine,
+    triggers::{Basis, Compared, Figures},
     units::{AccountId, Bytes, MachineId, Money, PlanName, RuleName},
 };
 
@@ -161,13 +162,12 @@ impl Machine {
             }
             Cause::Rule { rule, .. } => {
                 let held = self.terms.rules().iter().find(|known| known.name == *rule);
-                let why = match held {
+                match held {
                     Some(rule) if figures.compare(rule.trigger).holds => {
                         self.what_holds(rule, now, figures)
                     }
                     _ => format!("`{rule}` held, and waits for a hand."),
-                };
-                format!("{why} {}", self.what_ends(rule))
+                }
             }
         }
     }

@@ -11,9 +11,11 @@ mod effective;
 pub mod event;
 pub mod explain;
 mod forecast;
+mod kept;
 mod machine;
 mod money;
 mod notices;
+mod obey;
 pub mod offer;
 mod period;
 pub mod plan;
@@ -25,6 +27,7 @@ pub mod span;
 mod standing;
 pub mod status;
 mod step;
+mod triggers;
 mod turn;
 pub mod units;
 mod usage;
@@ -67,6 +70,10 @@ pub struct Sample {
 
 /// What a step wants done. Every effect is idempotent.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a step has few effects, and nearly all of them are events"
+)]
 pub enum Effect {
     /// Something happened; it is recorded, and shown to whom it concerns.
     Event(Event),

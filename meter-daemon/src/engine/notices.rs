@@ -8,46 +8,62 @@ use jiff::Timestamp;
 use super::{
     desk::Desk,
     event::{EventKind, State},
-    machine::{Cause, Machine, RuleState},
+    kept::{Cause, RuleState},
+    machine::Machine,
     plan::{Action, Rule, Trigger},
-    rules::{Basis, Figures},
+    triggers::{Basis, Figures},
+    units::MachineId,
     usage::percent_used,
 };
 
-impl Machine {
-    /// The id of the notice of a rule's present arming: derived from machine, period, rule and
-    /// arming, so that whoever tells it again tells the same.
-    ///
-    /// It has no full stop, which Standard Webhooks sets between an id and what it signs, and
-    /// nothing that a mail's Message-ID would not take.
-    pub(crate) fn notice_id(&self, state: &RuleState) -> String {
-        let mut id = String::new();
-        for character in self.id.as_str().chars() {
-            match character {
-                'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' => id.push(character),
-                // Names that differ stay different: `~` itself is written so, too.
-                other => {
-                    let _ = write!(id, "~{:x}~", u32::from(other));
-                }
+/// The id of the notice of a rule's present arming: derived from machine, period, rule and
+/// arming, so that whoever tells it again tells the same. Of two rules of one name, `twin`
+/// tells them apart.
+///
+/// It has no full stop, which Standard Webhooks sets between an id and what it signs, and
+/// nothing that a mail's Message-ID would not take.
+pub(crate) fn notice_id(
+    machine: &MachineId,
+    period_start: Timestamp,
+    rule: &Rule,
+    twin: usize,
+    arming: u32,
+) -> String {
+    let mut id = String::new();
+    for character in machine.as_str().chars() {
+        match character {
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' => id.push(character),
+            // Names that differ stay different: `~` itself is written so, too.
+            other => {
+                let _ = write!(id, "~{:x}~", u32::from(other));
             }
         }
-        let start = self.running.period_start.strftime("%Y%m%dT%H%M%SZ");
-        let rule = state.rule.as_str().replace(' ', "-").replace('%', "pct");
-        let rule = rule.replace('.', "_");
-        let arming = state.arming.max(1);
-        // Two rules of one name have each a notice of its own.
-        let same = |other: &&RuleState| other.rule == state.rule;
-        let twin = self
-            .record
-            .rules
-            .iter()
-            .filter(same)
-            .position(|other| std::ptr::eq(other, state))
-            .filter(|position| *position > 0)
-            .map(|position| format!("_{}", position + 1))
-            .unwrap_or_default();
-        let _ = write!(id, "/{start}/{rule}{twin}/{arming}");
-        id
+    }
+    let start = period_start.strftime("%Y%m%dT%H%M%SZ");
+    let rule = rule.name.as_str().replace(' ', "-").replace('%', "pct");
+    let rule = rule.replace('.', "_");
+    let twin = match twin {
+        0 => String::new(),
+        twin => format!("_{}", twin + 1),
+    };
+    let _ = write!(id, "/{start}/{rule}{twin}/{arming}");
+    id
+}
+
+/// How many rules of the same name come before this one.
+pub(crate) fn twin(rules: &[Rule], index: usize) -> usize {
+    let name = |index: usize| rules.get(index).map(|rule| &rule.name);
+    (0..index)
+        .filter(|earlier| name(*earlier) == name(index))
+        .count()
+}
+
+impl Machine {
+    fn notice_of(&self, index: usize, rule: &Rule) -> Option<String> {
+        let state = self.record.rules.get(index)?;
+        let twin = twin(self.terms.rules(), index);
+        let start = self.running.period_start;
+        Some(notice_id(&self.id, start, rule, twin, state.arming))
     }
 
     /// Speaks for a rule that only notifies, or flags.
@@ -59,7 +75,7 @@ impl Machine {
         figures: &Figures,
         desk: &mut Desk<'_>,
     ) {
-        let Some(state) = self.record.rules.get(index) else {
+        let Some(id) = self.notice_of(index, rule) else {
             return;
         };
         let mut message = self.what_holds(rule, now, figures);
@@ -80,7 +96,7 @@ impl Machine {
             let _ = write!(message, " {}", offer.sentence());
         }
         let notice = EventKind::Notice {
-            id: self.notice_id(state),
+            id,
             message,
             offer: offer.map(Box::new),
         };
@@ -95,11 +111,11 @@ impl Machine {
         now: Timestamp,
         desk: &mut Desk<'_>,
     ) {
-        let Some(state) = self.record.rules.get(index) else {
+        let Some(id) = self.notice_of(index, rule) else {
             return;
         };
         let notice = EventKind::Notice {
-            id: format!("{}/end", self.notice_id(state)),
+            id: format!("{id}/end"),
             message: format!(
                 "{} is no longer flagged: `{}` no longer holds.",
                 self.id, rule.name

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{
-    EngineSettings,
+    Enforcement, EngineSettings,
     books::{Books, Node},
     effective::Effective,
     forecast::Hours,
-    machine::{Machine, Record},
+    kept::Record,
+    machine::Machine,
     period::Period,
     plan::Terms,
     record::{Changes, Kept, KeptMachine, MachineChange},
@@ -76,7 +77,12 @@ impl Engine {
         // good, because nothing that happened after it was recorded.
         let mut clock = Timestamp::MIN;
         for kept in kept.machines {
-            let machine = Machine::restore(kept, &terms)?;
+            let mut machine = Machine::restore(kept, &terms)?;
+            // A start looks at every machine's level; only what changes after it is said.
+            machine.said = match settings.dry_run {
+                true => Enforcement::None,
+                false => machine.enforcement(),
+            };
             let seen = machine.running.measured_to;
             clock = clock.max(seen).max(machine.record.standing.since);
             machines.insert(machine.id.clone(), Arc::new(machine));
@@ -162,6 +168,7 @@ impl Machine {
             present: configured.is_some(),
             stale: true,
             wake: None,
+            said: Enforcement::None,
         };
         // Of a machine that is gone, the rules wait as they are for its return.
         if machine.present {

@@ -1,7 +1,4 @@
-//! Rules: whether each trigger holds, for how long, and what follows.
-//!
-//! A new kind of trigger is one variant in `plan` and one arm in [`Figures::compare`]; a new
-//! kind of action is one variant there and one arm wherever the compiler then asks for it.
+//! Rules: for how long each trigger holds, and what follows.
 
 use std::sync::Arc;
 
@@ -10,136 +7,13 @@ use jiff::Timestamp;
 use super::{
     desk::Desk,
     event::EventKind,
-    machine::{Acting, Machine, RuleState},
-    money::{costs_more_than, price_of},
-    plan::{CollectOverage, CostThreshold, Lift, Rule, Tariff, Threshold, Trigger},
-    units::{Bytes, Currency, Money},
-    usage::{Entitlement, Share},
+    kept::{Acting, Lifted, RuleState},
+    machine::Machine,
+    notices::{notice_id, twin},
+    plan::{CollectOverage, Lift, Rule},
+    triggers::{Basis, Figures},
+    units::{Bytes, Money},
 };
-
-/// What a machine's triggers are compared with at one instant.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Figures {
-    pub(crate) used: Bytes,
-    pub(crate) entitlement: Entitlement,
-    pub(crate) usage_price: Option<(Tariff, Currency)>,
-    pub(crate) cost_limit: Option<Money>,
-    pub(crate) forecast: Option<Bytes>,
-    pub(crate) overdue: bool,
-}
-
-/// What a trigger looks at. Of several notices on one of these, the highest speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Basis {
-    Used,
-    Accrued,
-    Cost,
-    Forecast,
-    Overdue,
-}
-
-/// A trigger's two figures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Compared {
-    pub(crate) basis: Basis,
-    /// What is measured; `None` while there is nothing to measure.
-    pub(crate) measured: Option<Bytes>,
-    /// The least figure at which it holds; `None` where none would do.
-    pub(crate) at: Option<Bytes>,
-    pub(crate) holds: bool,
-}
-
-impl Figures {
-    pub(crate) fn compare(&self, trigger: Trigger) -> Compared {
-        let used = Some(self.used);
-        let (basis, measured, at) = match trigger {
-            Trigger::Used(threshold) => (Basis::Used, used, self.reached(threshold)),
-            Trigger::Over(threshold) => (Basis::Used, used, self.exceeded(threshold)),
-            Trigger::Accrued(percent) => (
-                Basis::Accrued,
-                used,
-                self.entitlement.beyond_accrued(percent),
-            ),
-            Trigger::Cost(limit) => (Basis::Cost, used, self.too_dear(limit)),
-            Trigger::Forecast(threshold) => {
-                (Basis::Forecast, self.forecast, self.exceeded(threshold))
-            }
-            Trigger::Overdue => {
-                return Compared {
-                    basis: Basis::Overdue,
-                    measured: None,
-                    at: None,
-                    holds: self.overdue,
-                };
-            }
-        };
-        Compared {
-            basis,
-            measured,
-            at,
-            holds: measured
-                .zip(at)
-                .is_some_and(|(measured, at)| measured >= at),
-        }
-    }
-
-    fn reached(&self, threshold: Threshold) -> Option<Bytes> {
-        match threshold {
-            Threshold::Volume(volume) => Some(volume),
-            Threshold::Percent(percent) => {
-                Share::of(u128::from(self.entitlement.total()?.0), 1, percent).reached()
-            }
-        }
-    }
-
-    fn exceeded(&self, threshold: Threshold) -> Option<Bytes> {
-        match threshold {
-            Threshold::Volume(volume) => volume.0.checked_add(1).map(Bytes),
-            Threshold::Percent(percent) => {
-                Share::of(u128::from(self.entitlement.total()?.0), 1, percent).exceeded()
-            }
-        }
-    }
-
-    fn too_dear(&self, limit: CostThreshold) -> Option<Bytes> {
-        let (tariff, currency) = self.usage_price?;
-        let limit = match limit {
-            CostThreshold::Amount(amount) => amount,
-            CostThreshold::Percent(percent) => {
-                let limit = self.cost_limit?;
-                let share = limit.amount.checked_mul(percent.0)?;
-                Money {
-                    amount: share / rust_decimal::Decimal::ONE_HUNDRED,
-                    ..limit
-                }
-            }
-        };
-        if limit.currency != currency {
-            return None;
-        }
-        costs_more_than(limit.amount, tariff)
-    }
-
-    /// What the period's usage costs so far.
-    pub(crate) fn cost(&self) -> Option<Money> {
-        let (tariff, currency) = self.usage_price?;
-        Some(Money {
-            amount: price_of(self.used, tariff),
-            currency,
-        })
-    }
-
-    /// By how much usage is over what a flag compares it with.
-    fn excess(&self, compared: &Compared) -> Bytes {
-        let limit = match compared.basis {
-            Basis::Accrued => self.entitlement.accrued(),
-            Basis::Used | Basis::Forecast => self.entitlement.total(),
-            Basis::Cost => compared.at,
-            Basis::Overdue => None,
-        };
-        limit.map_or(Bytes::ZERO, |limit| self.used.saturating_sub(limit))
-    }
-}
 
 /// Something to be told once a judgement is done.
 enum Said {
@@ -158,17 +32,6 @@ impl Rule {
 }
 
 impl Machine {
-    pub(crate) fn figures(&self, now: Timestamp) -> Figures {
-        Figures {
-            used: self.used(),
-            entitlement: self.entitlement(now),
-            usage_price: self.terms.usage_price(),
-            cost_limit: self.terms.cost_limit,
-            forecast: self.terms.forecasts.then(|| self.forecast(now)).flatten(),
-            overdue: self.record.bills.iter().any(|bill| bill.is_overdue(now)),
-        }
-    }
-
     /// Brings everything but the state up to date with what is used, allowed and owed at
     /// `now`: charges, overdue bills, every rule's trigger, flags, and notices of rules that do
     /// nothing else. What the rules then want is [`Machine::wanted`].
@@ -293,6 +156,20 @@ impl Machine {
                 }
             }
             state.act(rule, terms.lift(rule), ripe, now);
+            if let Some(acting) = &mut state.acting {
+                if !rule.notify {
+                    acting.notice = None;
+                } else if acting.notice.is_none() {
+                    let twin = twin(terms.rules(), index);
+                    acting.notice = Some(notice_id(
+                        &self.id,
+                        self.running.period_start,
+                        rule,
+                        twin,
+                        state.arming,
+                    ));
+                }
+            }
         }
         said
     }
@@ -409,7 +286,7 @@ impl RuleState {
 
     /// Ends an override whose time has come or whose trigger has ceased to hold.
     fn end_override(&mut self, now: Timestamp) -> bool {
-        let over = |lifted: &super::machine::Lifted| lifted.until.is_some_and(|end| end <= now);
+        let over = |lifted: &Lifted| lifted.until.is_some_and(|end| end <= now);
         let holds = self.since.is_some();
         let ended = self.lifted.take_if(|lifted| !holds || over(lifted));
         if ended.is_some() && holds {
@@ -430,16 +307,17 @@ impl RuleState {
             self.acting = None;
             return;
         }
-        let acting = self.acting.get_or_insert(Acting {
-            since: now,
-            action,
-            notify: rule.notify,
-            by_hand,
-            spent: Bytes::ZERO,
-            spoken: false,
+        let acting = self.acting.get_or_insert_with(|| {
+            Box::new(Acting {
+                since: now,
+                action,
+                by_hand,
+                notice: None,
+                spent: Bytes::ZERO,
+                spoken: false,
+            })
         });
         acting.action = action;
-        acting.notify = rule.notify;
         acting.by_hand = by_hand;
     }
 }

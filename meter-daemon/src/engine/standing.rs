@@ -8,8 +8,9 @@ use super::{
     Breaker, Effect, Enforcement,
     books::Books,
     desk::Desk,
-    event::EventKind,
-    machine::{Cause, Machine},
+    event::{EventKind, State},
+    kept::Cause,
+    machine::Machine,
     plan::Action,
     units::{Bytes, MachineId},
 };
@@ -74,7 +75,6 @@ impl Machine {
         if wanted == self.record.standing.cause {
             return;
         }
-        let before = self.enforcement();
         let old = {
             let standing = &mut Arc::make_mut(&mut self.record).standing;
             if wanted.state() != standing.cause.state() {
@@ -86,23 +86,24 @@ impl Machine {
             self.tell_state(now, &old, &wanted, why, desk);
             self.speak_of_action(now, &old, &wanted, why, desk);
         }
-        let after = self.enforcement();
-        if shape(before) != shape(after)
-            || matches!(
-                wanted,
-                Cause::Rule {
-                    action: Action::Cap(_),
-                    ..
-                }
-            )
-        {
-            let seen = if desk.settings.dry_run {
-                Enforcement::None
-            } else {
-                after
-            };
-            desk.effects.push(Effect::Enforce(self.id.clone(), seen));
+        if matches!(wanted.state(), State::Capped) {
+            // Another cap is another limit, though what packets see is still a cap.
+            self.said = Enforcement::None;
         }
+        self.say_enforcement(desk);
+    }
+
+    /// Says what packets should see, where that is other than what was said last.
+    pub(crate) fn say_enforcement(&mut self, desk: &mut Desk<'_>) {
+        let wanted = if desk.settings.dry_run {
+            Enforcement::None
+        } else {
+            self.enforcement()
+        };
+        if shape(wanted) != shape(self.said) {
+            desk.effects.push(Effect::Enforce(self.id.clone(), wanted));
+        }
+        self.said = wanted;
     }
 
     /// A cap counts from the instant it starts, not from when the circuit breaker held it back.

@@ -10,16 +10,13 @@ use jiff::{Timestamp, tz::TimeZone};
 use super::{
     Effect, Enforcement, EngineSettings, Observation, Sample,
     books::Books,
-    command::{Command, CommandAction},
-    commands::{Given, Refusal, move_balance, why},
-    desk::{Desk, FromPool},
+    desk::Desk,
     effective::{Effective, Settings},
-    event::{EventKind, State},
     machine::Machine,
     plan::Terms,
     record::Running,
-    standing::{may_hit, release, would_hit},
-    units::{InvoiceNumber, MachineId},
+    standing::{may_hit, would_hit},
+    units::MachineId,
 };
 
 /// All machines in order of id, each shared with a clone of the engine until it changes.
@@ -175,14 +172,14 @@ impl<'a> Arrivals<'a> {
 }
 
 /// A step in progress.
-struct Step<'a> {
-    now: Timestamp,
-    machines: &'a mut Arc<Machines>,
+pub(crate) struct Step<'a> {
+    pub(crate) now: Timestamp,
+    pub(crate) machines: &'a mut Arc<Machines>,
     arrivals: Arrivals<'a>,
     /// Up to when a machine's traffic was already taken in, where a boundary divided it.
     taken: BTreeMap<MachineId, Timestamp>,
     /// What happened, for a machine that is restored by it; `None`: usage or time.
-    why: Option<String>,
+    pub(crate) why: Option<String>,
 }
 
 impl Step<'_> {
@@ -279,16 +276,13 @@ impl Step<'_> {
                 let machine = Arc::make_mut(machine);
                 let samples = self.arrivals.to(id);
                 let since = self.taken.get(id).copied();
-                let was_exhausted = machine.is_exhausted();
                 // All that is left, whatever the wall clock says of its span.
                 machine.accrue(samples, since, Timestamp::MAX);
                 machine.judge(now, desk);
                 machine.wake = machine.next_wake(now);
-                if machine.is_exhausted() && !was_exhausted && !desk.settings.dry_run {
-                    let nothing = machine.enforcement();
-                    desk.effects.push(Effect::Enforce(id.clone(), nothing));
-                }
-                if machine.wanted() != machine.record.standing.cause {
+                if machine.wanted() == machine.record.standing.cause {
+                    machine.say_enforcement(desk);
+                } else {
                     unsettled.push(id.clone());
                 }
             }
@@ -298,7 +292,7 @@ impl Step<'_> {
 
     /// Lets what rules want stand, on these machines and on those held back: at once what is
     /// milder, and what is harder only if it does not hit too many at a time.
-    fn settle(&mut self, ids: &[MachineId], at: Timestamp, desk: &mut Desk<'_>) {
+    pub(crate) fn settle(&mut self, ids: &[MachineId], at: Timestamp, desk: &mut Desk<'_>) {
         let held = &desk.books.node.held;
         if ids.is_empty() && held.is_empty() {
             return;
@@ -325,7 +319,13 @@ impl Step<'_> {
         }
     }
 
-    fn stand(&mut self, id: &MachineId, at: Timestamp, was_held: bool, desk: &mut Desk<'_>) {
+    pub(crate) fn stand(
+        &mut self,
+        id: &MachineId,
+        at: Timestamp,
+        was_held: bool,
+        desk: &mut Desk<'_>,
+    ) {
         let settled = self
             .machines
             .get(id)
@@ -347,168 +347,12 @@ impl Step<'_> {
             .filter(|machine| machine.is_live())
             .count()
     }
-
-    /// Carries out a command, or says why not.
-    fn obey(&mut self, command: &Command, desk: &mut Desk<'_>) {
-        let given = Given::of(command, self.now);
-        self.why = Some(why(&command.action, &command.author));
-        let result = match &command.action {
-            CommandAction::Confirm => self.confirm(given, desk),
-            CommandAction::Lift {
-                machine: None,
-                until,
-            } => self.lift_all(given, *until, desk),
-            CommandAction::Pay { invoice } => self.pay(given, invoice, desk),
-            CommandAction::Balance { account, add } => move_balance(given, account, *add, desk),
-            action => self.obey_for_one(given, action, desk),
-        };
-        self.why = None;
-        if let Err(reason) = result {
-            self.refuse(&command.action, reason, desk);
-        }
-    }
-
-    fn obey_for_one(
-        &mut self,
-        given: Given<'_>,
-        action: &CommandAction,
-        desk: &mut Desk<'_>,
-    ) -> Result<(), Refusal> {
-        let Some(id) = action.machine() else {
-            return Ok(());
-        };
-        let machine = self.known(id)?;
-        match action {
-            CommandAction::TopUp {
-                volume, from_pool, ..
-            } => {
-                let pool = if *from_pool {
-                    FromPool::Yes
-                } else {
-                    FromPool::No
-                };
-                machine.top_up(given, *volume, pool, desk)
-            }
-            CommandAction::Set { change, .. } => machine.set(given, change, desk),
-            CommandAction::Unset { key, .. } => machine.unset(given, *key, desk),
-            CommandAction::Suspend { until, .. } => machine.suspend(given, *until),
-            CommandAction::Lift { until, .. } => machine.lift(given, *until, desk),
-            CommandAction::Cancel { .. } => machine.cancel(given, desk),
-            CommandAction::Pay { .. } | CommandAction::Balance { .. } | CommandAction::Confirm => {
-                Ok(())
-            }
-        }?;
-        self.follow_up(id, desk);
-        Ok(())
-    }
-
-    /// Judges a machine that a command changed.
-    fn follow_up(&mut self, id: &MachineId, desk: &mut Desk<'_>) {
-        let now = self.now;
-        if let Some(machine) = machine_mut(self.machines, id) {
-            machine.judge(now, desk);
-            machine.wake = machine.next_wake(now);
-        }
-        self.settle(std::slice::from_ref(id), now, desk);
-    }
-
-    fn known(&mut self, id: &MachineId) -> Result<&mut Machine, Refusal> {
-        let machine =
-            machine_mut(self.machines, id).ok_or_else(|| format!("there is no machine `{id}`"))?;
-        if machine.record.cancelled.is_some() {
-            return Err(format!("metering of {id} was ended by `cancel`"));
-        }
-        if !machine.present {
-            return Err(format!("{id} is neither configured nor on this node"));
-        }
-        Ok(machine)
-    }
-
-    fn pay(
-        &mut self,
-        given: Given<'_>,
-        number: &InvoiceNumber,
-        desk: &mut Desk<'_>,
-    ) -> Result<(), Refusal> {
-        let with_bill = |machine: &Machine| {
-            machine
-                .record
-                .bills
-                .iter()
-                .find(|bill| bill.number == *number)
-                .map(|bill| bill.paid)
-        };
-        let found = self
-            .machines
-            .values()
-            .find_map(|machine| Some((machine.id.clone(), with_bill(machine)?)));
-        let (id, paid) = found.ok_or_else(|| format!("there is no bill `{number}`"))?;
-        if let Some(when) = paid {
-            return Err(format!("bill {number} was paid already, at {when}"));
-        }
-        if let Some(machine) = machine_mut(self.machines, &id) {
-            desk.settle_bill(machine, given.now, number);
-        }
-        self.follow_up(&id, desk);
-        Ok(())
-    }
-
-    fn lift_all(
-        &mut self,
-        given: Given<'_>,
-        until: Option<super::command::Until>,
-        desk: &mut Desk<'_>,
-    ) -> Result<(), Refusal> {
-        let liftable: Vec<MachineId> = self
-            .machines
-            .values()
-            .filter(|machine| machine.is_liftable())
-            .map(|machine| machine.id.clone())
-            .collect();
-        if liftable.is_empty() {
-            return Err("nothing is in force on any machine: there is nothing to lift".to_owned());
-        }
-        for id in &liftable {
-            self.known(id)?.lift(given, until, desk)?;
-            self.follow_up(id, desk);
-        }
-        Ok(())
-    }
-
-    /// Lets happen what the circuit breaker holds back.
-    fn confirm(&mut self, given: Given<'_>, desk: &mut Desk<'_>) -> Result<(), Refusal> {
-        let held = desk.books.node.held.clone();
-        if held.is_empty() {
-            return Err("nothing is held back: there is nothing to confirm".to_owned());
-        }
-        let confirmed = EventKind::Confirmed {
-            by: given.by.to_owned(),
-        };
-        desk.tell_at_large(given.now, None, None, confirmed);
-        release(desk.books);
-        for id in &held {
-            self.stand(id, given.now, true, desk);
-        }
-        Ok(())
-    }
-
-    fn refuse(&self, action: &CommandAction, reason: Refusal, desk: &mut Desk<'_>) {
-        let kind = EventKind::Refused {
-            command: action.words(),
-            reason,
-        };
-        let known = action.machine().and_then(|id| self.machines.get(id));
-        match (known, action) {
-            (Some(machine), _) => desk.tell(machine, self.now, None, kind),
-            (None, CommandAction::Balance { account, .. }) => {
-                desk.tell_at_large(self.now, None, Some(account.clone()), kind);
-            }
-            (None, _) => desk.tell_at_large(self.now, action.machine().cloned(), None, kind),
-        }
-    }
 }
 
-fn machine_mut<'a>(machines: &'a mut Arc<Machines>, id: &MachineId) -> Option<&'a mut Machine> {
+pub(crate) fn machine_mut<'a>(
+    machines: &'a mut Arc<Machines>,
+    id: &MachineId,
+) -> Option<&'a mut Machine> {
     // Looked at before the table is copied.
     machines.get(id)?;
     Arc::make_mut(machines).get_mut(id).map(Arc::make_mut)
@@ -520,9 +364,5 @@ impl Machine {
         self.present = present;
         self.stale = true;
         self.wake = None;
-    }
-
-    fn is_exhausted(&self) -> bool {
-        self.state() == State::Capped && self.cap_remaining() == Some(super::units::Bytes::ZERO)
     }
 }

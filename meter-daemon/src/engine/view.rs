@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     books::Bill,
-    machine::{Cause, Machine},
+    kept::Cause,
+    machine::Machine,
     offer::Offer,
     plan::Action,
-    rules::Basis,
     status::{NextRule, PeriodStatus, PoolStatus, Status},
     step::Engine,
+    triggers::Basis,
     units::{AccountId, Bytes, InvoiceNumber, MachineId, Money},
     usage::ratio,
 };
@@ -126,6 +127,13 @@ impl Engine {
         })
     }
 
+    /// What was used in the running period, and of how much: cheaper than a whole status.
+    #[must_use]
+    pub fn used(&self, machine: &MachineId) -> Option<(Bytes, Option<Bytes>)> {
+        let machine = self.machines.get(machine)?;
+        Some((machine.used(), machine.allowance()))
+    }
+
     fn pool(&self, account: Option<&AccountId>) -> Option<PoolStatus> {
         let id = account?;
         let size = self.terms.accounts.get(id)?.pool?;
@@ -214,7 +222,10 @@ impl Machine {
             .terms
             .rules()
             .iter()
-            .map(|rule| (rule, figures.compare(rule.trigger)))
+            .zip(&self.record.rules)
+            // What acts already and waits for a hand does not come.
+            .filter(|(_, state)| state.acting.is_none())
+            .map(|(rule, _)| (rule, figures.compare(rule.trigger)))
             .filter(|(_, compared)| !compared.holds && ahead(compared.basis))
             .filter_map(|(rule, compared)| Some((compared.at?, rule)))
             // The first in the plan's order, of those at the same byte.

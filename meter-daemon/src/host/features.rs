@@ -7,6 +7,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+    tc::{TcAction, TcActionAttribute, TcActionMessage, TcActionMessageAttribute},
 };
 
 use super::{
@@ -33,6 +34,7 @@ pub struct Feature {
 /// A capability, its number, and a stronger one that includes it.
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// Refuses a process that lacks a capability which everything here needs.
@@ -54,6 +56,26 @@ fn missing_capability(effective: u64) -> Option<&'static str> {
         (true, false) => Some("CAP_NET_ADMIN"),
         (false, false) => Some("CAP_BPF and CAP_NET_ADMIN"),
     }
+}
+
+/// What to add to a refusal by the verifier.
+pub(super) fn verifier_hint() -> &'static str {
+    if distrusted(&kernel_release(), effective_capabilities()) {
+        " (the process lacks CAP_PERFMON, without which kernels before 6.16 refuse it: add it)"
+    } else {
+        ""
+    }
+}
+
+/// Whether the verifier refuses the kernel program for want of `CAP_PERFMON`. Up to 6.15 (seen
+/// on 6.1) it follows branches that the processor might only guess at, and refuses what it
+/// finds there in the code that writes log messages, unless the process may observe the kernel
+/// anyhow. Later kernels put a barrier in such a place instead.
+fn distrusted(release: &str, effective: u64) -> bool {
+    let trusted = [CAP_PERFMON, CAP_SYS_ADMIN]
+        .iter()
+        .any(|capability| effective & (1 << capability) != 0);
+    !trusted && version(release) < (6, 16)
 }
 
 /// Of this thread. All, where it cannot be read: the kernel has the last word anyhow.
@@ -101,6 +123,12 @@ pub fn features(pin_directory: &Path) -> Vec<Feature> {
             "load or build the kernel module ifb; without it a throttle is policed, not shaped",
         ),
         from_result(
+            "mirred",
+            mirred(),
+            "without tcx, too, what a guest sends can be shaped",
+            "load or build the kernel module act_mirred; on a kernel without tcx a throttle is policed, not shaped, without it",
+        ),
+        from_result(
             "expedited RCU",
             rcu::writable(),
             "attaching many interfaces is quick",
@@ -126,37 +154,47 @@ fn from_result(
     }
 }
 
-fn kernel() -> Feature {
-    let release = kernel_release();
+/// The first two numbers of a release.
+fn version(release: &str) -> (u32, u32) {
     let mut numbers = release
         .split(['.', '-'])
         .map(|part| part.parse().unwrap_or(0));
-    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+fn kernel() -> Feature {
+    let release = kernel_release();
     Feature {
         name: "kernel",
-        present: version >= (6, 1),
+        present: version(&release) >= (6, 1),
         detail: format!("Linux {release}"),
         remedy: "use Linux 6.1 or later; 6.6 or later for tcx",
     }
 }
 
 fn capabilities() -> Feature {
-    let missing = missing_capability(effective_capabilities());
+    let effective = effective_capabilities();
+    let missing = missing_capability(effective);
+    let distrusted = distrusted(&kernel_release(), effective);
     Feature {
         name: "capabilities",
-        present: missing.is_none(),
+        present: missing.is_none() && !distrusted,
         detail: match missing {
-            None => "CAP_BPF and CAP_NET_ADMIN are there".to_owned(),
-            Some(missing) => format!("the process lacks {missing}"),
+            None => format!("CAP_BPF and CAP_NET_ADMIN are there{}", verifier_hint()),
+            Some(missing) => format!("the process lacks {missing}{}", verifier_hint()),
         },
-        remedy: "run as root, or give the service CAP_BPF and CAP_NET_ADMIN",
+        remedy: if distrusted {
+            "run as root, or give the service CAP_BPF, CAP_NET_ADMIN and, before Linux 6.16, CAP_PERFMON"
+        } else {
+            "run as root, or give the service CAP_BPF and CAP_NET_ADMIN"
+        },
     }
 }
 
 fn bpffs(pin_directory: &Path) -> Feature {
     let result = pins::on_bpffs(pin_directory);
     Feature {
-        name: "bpf file system",
+        name: "bpffs",
         present: result.is_ok(),
         detail: match result {
             Ok(()) => format!(
@@ -222,6 +260,16 @@ fn ifb() -> io::Result<()> {
     refused_as_invalid(tc::request(message, NLM_F_CREATE | NLM_F_EXCL).map(drop))
 }
 
+/// As with qdiscs: the action of redirecting, without saying where to.
+fn mirred() -> io::Result<()> {
+    let mut action = TcAction::default();
+    action.attributes = vec![TcActionAttribute::Kind("mirred".to_owned())];
+    let mut message = TcActionMessage::default();
+    message.attributes = vec![TcActionMessageAttribute::Actions(vec![action])];
+    let message = RouteNetlinkMessage::NewTrafficAction(message);
+    refused_as_invalid(tc::request(message, NLM_F_CREATE | NLM_F_EXCL).map(drop))
+}
+
 fn refused_as_invalid(answer: io::Result<()>) -> io::Result<()> {
     match answer {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
@@ -241,6 +289,23 @@ fn refused_as_invalid(answer: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn perfmon_is_asked_for_only_where_the_verifier_wants_it() {
+        let bit = |capability: u32| 1u64 << capability;
+        let cases = [
+            ("6.1.0-53-cloud-amd64", 0, true),
+            ("6.15.9", bit(CAP_BPF) | bit(CAP_NET_ADMIN), true),
+            ("6.15.9", bit(CAP_PERFMON), false),
+            ("6.1.0-53-cloud-amd64", bit(CAP_SYS_ADMIN), false),
+            ("6.16.0", 0, false),
+            ("6.18.44-fc", 0, false),
+            ("7.0", 0, false),
+        ];
+        for (release, effective, expected) in cases {
+            assert_eq!(distrusted(release, effective), expected, "{release}");
+        }
+    }
 
     #[test]
     fn the_missing_capability_is_named() {

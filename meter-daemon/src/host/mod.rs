@@ -24,3 +24,4 @@ mod rcu;
 mod tc;
 mod tcx;
 mod verbatim;
+mod words;

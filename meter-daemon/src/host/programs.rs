@@ -7,7 +7,8 @@
 
 use std::path::PathBuf;
 
-use meter_common::{CountBytes, Counters, Interface};
+use meter_common::Interface;
+pub use meter_common::Verdict;
 
 use super::{
     clsact,
@@ -21,105 +22,8 @@ use super::{
 pub use super::{
     detach::{Removed, detach_all},
     load::OBJECT,
+    words::{Attach, AttachRequest, Attached, Hooks, Mode, ProgramOptions, Shaper, SlotReading},
 };
-
-/// How programs are to be attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Attach {
-    /// By tcx where the kernel has it, else by clsact.
-    #[default]
-    Auto,
-    /// By tcx or not at all.
-    Tcx,
-    /// By clsact, whatever the kernel has.
-    Clsact,
-}
-
-/// How programs are attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Pinned tcx links.
-    Tcx,
-    /// Filters on a clsact qdisc.
-    Clsact,
-}
-
-/// What [`Programs::open`] needs to know.
-#[derive(Clone, Debug)]
-pub struct ProgramOptions {
-    /// On a bpf file system.
-    pub pin_directory: PathBuf,
-    /// For what a start must put right after a crash.
-    pub runtime_directory: PathBuf,
-    /// What a byte is.
-    pub count_bytes: CountBytes,
-    /// How many interfaces can be metered at once; fixed for the life of the map set. Each
-    /// takes 128 bytes of kernel memory a CPU.
-    pub slots: u32,
-    /// How to attach.
-    pub attach: Attach,
-}
-
-/// What stands on an interface's hooks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hooks {
-    /// Both directions are counted.
-    Both,
-    /// Only what the guest sends: its interface has an `ingress` qdisc, which has no place for
-    /// the other direction, and the kernel has no tcx.
-    SentOnly,
-    /// Nothing, or not all there was: the interface is gone, or somebody took the programs
-    /// away. What was counted still stands in the slot.
-    Lost,
-}
-
-/// An interface that has a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attached {
-    /// Which.
-    pub ifindex: u32,
-    /// Its place in the counters.
-    pub slot: u32,
-    /// As it was asked for.
-    pub generation: u32,
-    /// What stands there now.
-    pub hooks: Hooks,
-    /// Set, and its program standing where it must.
-    pub shaper: Option<Shaper>,
-}
-
-/// An interface to be metered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AttachRequest {
-    /// Which, in this process's network namespace.
-    pub ifindex: u32,
-    /// Where it shall count.
-    pub slot: u32,
-    /// How often the slot has been handed out.
-    pub generation: u32,
-    /// The index of its machine's limits.
-    pub machine: u32,
-}
-
-/// Where a throttled machine's packets go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shaper {
-    /// The major number of the HTB on the tap's root and of the one on the IFB.
-    pub major: u16,
-    /// What the guest sends passes through this IFB.
-    pub ifb_ifindex: u32,
-}
-
-/// What a slot's counters show, over all CPUs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotReading {
-    /// Which slot.
-    pub slot: u32,
-    /// What its guests received.
-    pub received: Counters,
-    /// What its guests sent.
-    pub sent: Counters,
-}
 
 /// The loaded programs, their maps, and where they are attached.
 pub struct Programs {
@@ -302,7 +206,7 @@ impl Programs {
                         }
                         _ => Hooks::Lost,
                     },
-                    shaper: match shaper(interface) {
+                    shaper: match Shaper::of(interface) {
                         Some(shaper) if self.stands(ifindex, Hook::Shape)? => Some(shaper),
                         _ => None,
                     },
@@ -334,6 +238,7 @@ impl Programs {
         let interface = Interface {
             machine,
             generation,
+            verdict: before.verdict,
             // A shaper belongs to the interface that it was made for.
             ..if same { before } else { Interface::default() }
         };
@@ -414,6 +319,30 @@ impl Programs {
         })
     }
 
+    /// Lets packets pass, or drops them in both directions, from the next one on. What is set
+    /// before [`Programs::attach`] stands from the first packet.
+    ///
+    /// # Errors
+    /// Where there is no such slot, or the kernel refuses.
+    pub fn set_verdict(&mut self, slot: u32, verdict: Verdict) -> Result<(), HostError> {
+        let interface = Interface {
+            verdict: verdict as u32,
+            ..self.maps.interface(slot)?
+        };
+        self.maps.set_interface(slot, interface)
+    }
+
+    fn in_slot(&self, ifindex: u32, slot: u32, attempted: &'static str) -> Result<(), HostError> {
+        if self.maps.slot(ifindex) == Some(slot) {
+            return Ok(());
+        }
+        Err(HostError::NotMetered {
+            attempted,
+            ifindex,
+            slot,
+        })
+    }
+
     /// Sends the interface's packets through the classes of a shaper that stands, or past it.
     /// What the guest sends is redirected by a program of its own, last on its hook; if
     /// another has been put behind it meanwhile, it moves to the end.
@@ -426,18 +355,12 @@ impl Programs {
         slot: u32,
         to: Option<Shaper>,
     ) -> Result<(), HostError> {
-        if self.maps.slot(ifindex) != Some(slot) {
-            return Err(HostError::NotMetered {
-                attempted: "shape",
-                ifindex,
-                slot,
-            });
-        }
+        self.in_slot(ifindex, slot, "shape")?;
         if to.is_none() {
             self.take(ifindex, Hook::Shape)?;
         }
         let interface = Interface {
-            shaper: to.map_or(0, |shaper| u32::from(shaper.major) << 16),
+            shaper: to.map_or(0, Shaper::class),
             ifb: to.map_or(0, |shaper| shaper.ifb_ifindex),
             ..self.maps.interface(slot)?
         };
@@ -455,14 +378,6 @@ impl Drop for Programs {
             log.abort();
         }
     }
-}
-
-fn shaper(interface: Interface) -> Option<Shaper> {
-    let major = u16::try_from(interface.shaper >> 16).ok()?;
-    (major != 0).then_some(Shaper {
-        major,
-        ifb_ifindex: interface.ifb,
-    })
 }
 
 fn mode(attach: Attach) -> Result<Mode, HostError> {

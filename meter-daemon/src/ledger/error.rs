@@ -13,9 +13,9 @@ use rusqlite::ErrorCode;
 pub enum LedgerError {
     /// The file is damaged, or none of ours.
     #[error(
-        "the ledger {} is damaged: {cause}. It was left as it is. Restore a backup to this path, or \
-         move it and its -wal and -shm files away to begin a new history; counting goes on \
-         in the kernel meanwhile",
+        "the ledger {} is damaged: {cause}. It was left as it is; counting goes on in the kernel \
+         meanwhile. Move it and its -wal and -shm files away, all three, then restore a backup to \
+         this path, or start without one to begin a new history",
         file.display()
     )]
     Corrupt {
@@ -134,6 +134,12 @@ pub enum LedgerError {
     },
 }
 
+/// Whether a file system has no block left for us.
+fn no_room(file: &Path) -> bool {
+    let directory = file.parent().unwrap_or(file);
+    rustix::fs::statvfs(directory).is_ok_and(|system| system.f_bavail == 0)
+}
+
 /// A zone that no database knows, on its way out of a row.
 #[derive(Debug, thiserror::Error)]
 #[error("unknown time zone `{0}`")]
@@ -152,6 +158,8 @@ impl LedgerError {
             Error::SqliteFailure(failure, _) => match failure.code {
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => corrupt(file),
                 ErrorCode::DiskFull => Self::Full { attempt, file },
+                // No room for the log's index is reported as an I/O error.
+                ErrorCode::SystemIoFailure if no_room(&file) => Self::Full { attempt, file },
                 ErrorCode::ReadOnly => Self::ReadOnly { attempt, file },
                 ErrorCode::DatabaseBusy
                 | ErrorCode::DatabaseLocked

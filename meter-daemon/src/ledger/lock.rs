@@ -21,7 +21,7 @@ pub struct Lock {
 /// # Errors
 /// [`LedgerError::Held`] with the pid that has it; or why the file could not be had.
 pub fn lock(directory: &Path) -> Result<Lock, LedgerError> {
-    super::sqlite::make_directory(directory)?;
+    super::file::make_directory(directory)?;
     let path: PathBuf = directory.join("lock");
     let failed = |error| LedgerError::io("taking the lock", &path, &error);
     // Not truncated before it is ours: the pid in it is what a refused daemon shows.

@@ -141,7 +141,7 @@ fn open(row: &Row<'_>, column: usize, zones: &Zones) -> rusqlite::Result<Option<
         let column = column + index * 4;
         let start = rollup::second(row.get(column)?);
         Ok::<_, rusqlite::Error>(Open {
-            span: zones.bucket(Table::HISTORIES[index].resolution(), start),
+            span: zones.row(Table::HISTORIES[index].resolution(), start),
             traffic: value::traffic(row, column + 1)?,
         })
     };

@@ -6,10 +6,12 @@
 
 pub mod cursor;
 mod error;
+mod file;
 mod lock;
 mod memory;
 mod outbox;
 mod query;
+mod reader;
 mod record;
 mod remember;
 mod retention;
@@ -35,8 +37,9 @@ pub use self::{
     lock::{Lock, lock},
     outbox::Queued,
     query::EventFilter,
+    reader::Reader,
     retention::Pruned,
-    sqlite::{Ledger, Reader},
+    sqlite::Ledger,
     verify::{Difference, Verified},
 };
 

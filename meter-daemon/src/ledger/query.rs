@@ -123,7 +123,7 @@ pub(super) fn rows(
         };
         if machine == wanted {
             let (start, _) = table.parts(at);
-            let span = known.zones.bucket(table.resolution(), start);
+            let span = known.zones.row(table.resolution(), start);
             found.push(Found { span, traffic });
         }
     }

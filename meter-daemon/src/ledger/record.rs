@@ -1,5 +1,6 @@
 //! A batch into the tables, within one transaction of the caller's.
 
+use jiff::tz::TimeZone;
 use rusqlite::{CachedStatement, Connection, params};
 
 use super::{
@@ -170,9 +171,7 @@ fn write_open(connection: &Connection, memory: &mut Memory) -> rusqlite::Result<
 /// zone and of the new one never overlap.
 fn keep_zone(connection: &Connection, known: &mut Known, usage: &Usage) -> rusqlite::Result<()> {
     let since = match known.zones.last() {
-        Some((_, zone)) if zone.iana_name() == usage.zone.iana_name() && *zone == usage.zone => {
-            return Ok(());
-        }
+        Some((_, zone)) if same(zone, &usage.zone) => return Ok(()),
         None => rollup::next_minute(usage.from.min(usage.to)),
         Some((earlier, _)) => {
             let recorded = rows(connection, Table::Minute, known, Some(usage.from), None)?;
@@ -196,9 +195,18 @@ fn keep_zone(connection: &Connection, known: &mut Known, usage: &Usage) -> rusql
         .into_iter()
         .zip(known.open.iter_mut().flatten())
     {
-        open.span = known.zones.bucket(table.resolution(), open.span.start);
+        open.span = known.zones.row(table.resolution(), open.span.start);
     }
     Ok(())
+}
+
+/// Whether two zones are one: by name where they have one, because newer rules for a name
+/// are no other zone.
+fn same(one: &TimeZone, other: &TimeZone) -> bool {
+    match (one.iana_name(), other.iana_name()) {
+        (Some(one), Some(other)) => one == other,
+        _ => one == other,
+    }
 }
 
 /// The engine's state.

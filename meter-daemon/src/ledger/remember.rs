@@ -147,7 +147,7 @@ fn recent(
         let Some(known) = known.get(&key) else {
             continue;
         };
-        let span = known.zones.bucket(super::Resolution::Hour, start);
+        let span = known.zones.row(super::Resolution::Hour, start);
         if span.end > since {
             let hour = (span.start, span.end, value::traffic(row, 1)?);
             recent.entry(key).or_default().push(hour);

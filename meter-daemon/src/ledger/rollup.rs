@@ -64,6 +64,15 @@ impl Zones {
         };
         bucket(resolution, zone, at).clipped(epoch)
     }
+
+    /// The bounds of a row that starts then. It keeps its start even if the zone's rules
+    /// were corrected after it was recorded.
+    pub(super) fn row(&self, resolution: Resolution, start: Timestamp) -> Span {
+        Span {
+            start,
+            ..self.bucket(resolution, start)
+        }
+    }
 }
 
 /// The bucket of a zone's clock into which falls what arrives right after `at`.

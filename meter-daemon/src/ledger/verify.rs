@@ -247,7 +247,7 @@ impl Comparison<'_> {
             let Some((name, known)) = self.machines.get(&key) else {
                 continue;
             };
-            let span = known.zones.bucket(table.resolution(), start);
+            let span = known.zones.row(table.resolution(), start);
             let traffic = value::traffic(row, 1)?;
             if !visit(name, known, Found { span, traffic })? {
                 return Ok(());

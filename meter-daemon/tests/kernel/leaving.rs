@@ -1,26 +1,41 @@
 //! `detach` leaves nothing, whoever runs or does not.
 
+use std::time::Duration;
+
 use aya::{maps::loaded_maps, programs::loaded_programs};
 use meter_daemon::host::programs::{Removed, Shaper, detach_all};
-
-use crate::{
-    arena::{Arena, Guest, arena, attach, ifindex, run, wait_until},
-    pinned::{NOBODY, programs_on},
+use meter_tests::{
+    links,
+    wait::{self, Seen},
 };
 
-fn detach(arena: &Arena) -> Removed {
+use crate::arena::{Arena, Guest, NOBODY, arena, arena_with_tcx, attach, ifindex, programs_on};
+
+fn detach(arena: &Arena<'_>) -> Removed {
     detach_all(&arena.pin_directory(), &arena.runtime_directory()).unwrap()
+}
+
+/// Waits until the kernel has freed what it still counts among its own.
+fn until_none(what: &str, mut left: impl FnMut() -> Vec<u32>) {
+    let ask = || {
+        Ok(match left() {
+            none if none.is_empty() => Seen::Yes(()),
+            some => Seen::NotYet(format!("{some:?}")),
+        })
+    };
+    let (each, at_most) = (Duration::from_millis(5), Duration::from_secs(10));
+    wait::until(what, each, at_most, ask).unwrap();
 }
 
 #[test]
 fn detach_removes_programs_links_maps_and_folders_and_twice_is_fine() {
-    arena(|arena| {
-        let guests = [Guest::new(1), Guest::new(2)];
-        let mut programs = arena.open();
+    arena_with_tcx(|arena| {
+        let guests = [1, 2].map(|number| Guest::new(arena, number));
+        let mut programs = arena.open_tcx();
         for (slot, guest) in (0..).zip(&guests) {
             attach(&mut programs, guest.ifindex, slot);
         }
-        run("ip link add shaped type ifb");
+        links::ifb("shaped").unwrap();
         let shaper = Shaper {
             major: 1,
             ifb_ifindex: ifindex("shaped"),
@@ -28,7 +43,7 @@ fn detach_removes_programs_links_maps_and_folders_and_twice_is_fine() {
         programs
             .set_shaper(guests[0].ifindex, 0, Some(shaper))
             .unwrap();
-        let ours: Vec<u32> = programs_on("tap1").concat();
+        let ours: Vec<u32> = programs_on(guests[0].ifindex).concat();
         assert_eq!(ours.len(), 3);
         // The daemon that stands by has not noticed.
         assert_eq!(
@@ -39,20 +54,20 @@ fn detach_removes_programs_links_maps_and_folders_and_twice_is_fine() {
                 maps: 6,
             }
         );
-        for name in ["tap1", "tap2"] {
-            assert_eq!(programs_on(name), NOBODY);
+        for guest in &guests {
+            assert_eq!(programs_on(guest.ifindex), NOBODY);
         }
         assert_eq!(arena.pins(), Vec::<String>::new());
         assert_eq!(detach(arena), Removed::default());
         let maps = programs_maps(&ours);
         drop(programs);
-        wait_until("the kernel has freed the programs", || {
-            !loaded_programs()
-                .flatten()
-                .any(|program| ours.contains(&program.id()))
+        until_none("the programs to be freed", || {
+            let all = loaded_programs().flatten().map(|program| program.id());
+            all.filter(|id| ours.contains(id)).collect()
         });
-        wait_until("the kernel has freed the maps", || {
-            !loaded_maps().flatten().any(|map| maps.contains(&map.id()))
+        until_none("the maps to be freed", || {
+            let all = loaded_maps().flatten().map(|map| map.id());
+            all.filter(|id| maps.contains(id)).collect()
         });
     });
 }
@@ -67,12 +82,12 @@ fn programs_maps(programs: &[u32]) -> Vec<u32> {
 
 #[test]
 fn detach_works_with_the_interface_gone_and_no_daemon() {
-    arena(|arena| {
-        let guest = Guest::new(1);
-        let mut programs = arena.open();
+    arena_with_tcx(|arena| {
+        let guest = Guest::new(arena, 1);
+        let mut programs = arena.open_tcx();
         attach(&mut programs, guest.ifindex, 0);
         drop(programs);
-        run("ip link delete tap1");
+        links::delete(guest.name()).unwrap();
         assert_eq!(detach(arena).links, 2);
         assert_eq!(arena.pins(), Vec::<String>::new());
     });

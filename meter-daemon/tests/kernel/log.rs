@@ -3,16 +3,18 @@
 use std::{
     io,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use aya::programs::loaded_programs;
-use meter_daemon::host::programs::Programs;
+use meter_tests::{
+    cost::Packet,
+    inspect::{self, Hook},
+    wait::{self, Seen},
+};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::{
-    arena::{arena, attach, wait_until},
-    pinned::programs_on,
-    speed::pass,
+    arena::{arena, attach},
     weight::gre,
 };
 
@@ -34,6 +36,17 @@ impl Lines {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         text.lines().filter(|line| line.contains(what)).count()
     }
+
+    fn wait_for(&self, count: usize, what: &str) {
+        let ask = || {
+            Ok(match self.about(what) {
+                seen if seen == count => Seen::Yes(()),
+                seen => Seen::NotYet(format!("{seen} of {count}")),
+            })
+        };
+        let (each, at_most) = (Duration::from_millis(5), Duration::from_secs(10));
+        wait::until(what, each, at_most, ask).unwrap();
+    }
 }
 
 #[test]
@@ -51,27 +64,26 @@ fn unreadable_packets_are_logged_at_the_first_the_second_the_fourth_and_so_on() 
             .enable_all()
             .build()
             .unwrap();
-        let mut programs = runtime.block_on(async { Programs::open(&arena.options(), 1).unwrap() });
+        let mut programs = runtime.block_on(async { arena.open() });
         attach(&mut programs, 1, 0);
-        let [_, ingress] = programs_on("lo");
-        let sent = loaded_programs()
-            .flatten()
-            .find(|program| program.id() == ingress[0])
-            .unwrap();
-        let sent = sent.fd().unwrap();
+        let hook = inspect::programs(1, Hook::Sent).unwrap();
+        let sent = inspect::open_program(hook[0].id).unwrap();
         // On one CPU, since each counts for itself.
         let mut one = CpuSet::new();
         one.set(0);
         sched_setaffinity(None, &one).unwrap();
         let said = "cannot read the headers of an offloaded packet of 3034 bytes";
+        let frame = gre();
+        let unreadable = Packet {
+            frame: &frame,
+            segment: 400,
+        };
         for _ in 0..7 {
-            pass(&sent, &gre());
+            unreadable.pass(&sent).unwrap();
         }
-        wait_until("the first, second and fourth are logged", || {
-            lines.about(said) == 3
-        });
-        pass(&sent, &gre());
-        wait_until("the eighth is logged", || lines.about(said) == 4);
+        lines.wait_for(3, said);
+        unreadable.pass(&sent).unwrap();
+        lines.wait_for(4, said);
         assert_eq!(lines.about("interface 1:"), 4);
         assert_eq!(lines.about("8 so far on this CPU"), 1);
     });

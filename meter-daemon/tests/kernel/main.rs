@@ -5,7 +5,7 @@
     clippy::expect_used,
     clippy::print_stdout,
     clippy::disallowed_methods,
-    reason = "a test fails where it stands, measures, and sets the scene with ip and tc"
+    reason = "a test fails where it stands, and measures"
 )]
 
 mod allowed;
@@ -15,6 +15,8 @@ mod counting;
 mod leaving;
 mod log;
 mod neighbours;
+#[path = "../node/mod.rs"]
+mod node;
 mod pinned;
 mod shaping;
 mod speed;

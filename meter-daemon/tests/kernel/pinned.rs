@@ -2,38 +2,25 @@
 
 use std::fs;
 
-use aya::programs::{SchedClassifier, TcAttachType};
 use meter_daemon::host::{
     error::HostError,
     programs::{AttachRequest, Attached, Hooks, ProgramOptions, Programs},
 };
 
-use crate::arena::{Guest, arena, attach, both, run};
+use meter_tests::links;
 
-/// What [`programs_on`] says where no program stands.
-pub(crate) const NOBODY: [Vec<u32>; 2] = [Vec::new(), Vec::new()];
-
-/// The ids of the programs on an interface's two hooks: egress, ingress.
-pub(crate) fn programs_on(name: &str) -> [Vec<u32>; 2] {
-    [TcAttachType::Egress, TcAttachType::Ingress].map(|hook| {
-        let (_, programs) = SchedClassifier::query_tcx(name, hook).unwrap();
-        programs
-            .iter()
-            .map(aya::programs::ProgramInfo::id)
-            .collect()
-    })
-}
+use crate::arena::{Guest, NOBODY, arena, arena_with_tcx, attach, packets, programs_on};
 
 #[test]
 fn counting_goes_on_while_no_daemon_runs() {
     arena(|arena| {
-        let guest = Guest::new(1);
+        let guest = Guest::new(arena, 1);
         let mut programs = arena.open();
         attach(&mut programs, guest.ifindex, 4);
         drop(programs);
         guest.exchange(10, 100);
         let programs = arena.open();
-        assert_eq!(both(&programs, 4)[0].packets, 10);
+        assert_eq!(packets(&programs, 4), [10, 10]);
         assert_eq!(
             programs.attached().unwrap(),
             [Attached {
@@ -60,53 +47,53 @@ fn the_map_set_keeps_its_name() {
 
 #[test]
 fn a_new_daemons_program_takes_the_place_of_the_old_and_stands_alone() {
-    arena(|arena| {
-        let guest = Guest::new(1);
-        let mut first = arena.open();
+    arena_with_tcx(|arena| {
+        let guest = Guest::new(arena, 1);
+        let mut first = arena.open_tcx();
         attach(&mut first, guest.ifindex, 0);
-        let before = programs_on("tap1");
-        let second = arena.open();
-        let after = programs_on("tap1");
+        let before = programs_on(guest.ifindex);
+        let second = arena.open_tcx();
+        let after = programs_on(guest.ifindex);
         for (before, after) in before.iter().zip(&after) {
             assert_eq!((before.len(), after.len()), (1, 1));
             assert_ne!(before, after);
         }
         guest.exchange(10, 100);
-        assert_eq!(both(&second, 0)[1].packets, 10);
+        assert_eq!(packets(&second, 0), [10, 10]);
         drop(first);
-        assert_eq!(programs_on("tap1"), after);
+        assert_eq!(programs_on(guest.ifindex), after);
     });
 }
 
 #[test]
 fn attaching_twice_changes_nothing() {
-    arena(|arena| {
-        let guest = Guest::new(1);
-        let mut programs = arena.open();
+    arena_with_tcx(|arena| {
+        let guest = Guest::new(arena, 1);
+        let mut programs = arena.open_tcx();
         attach(&mut programs, guest.ifindex, 0);
-        let before = (programs_on("tap1"), arena.pins());
+        let before = (programs_on(guest.ifindex), arena.pins());
         attach(&mut programs, guest.ifindex, 0);
-        assert_eq!((programs_on("tap1"), arena.pins()), before);
+        assert_eq!((programs_on(guest.ifindex), arena.pins()), before);
     });
 }
 
 #[test]
 fn an_interface_that_is_gone_keeps_its_counters_until_it_is_released() {
     arena(|arena| {
-        let guest = Guest::new(1);
+        let guest = Guest::new(arena, 1);
         let mut programs = arena.open();
         attach(&mut programs, guest.ifindex, 0);
         guest.exchange(10, 100);
-        run("ip link delete tap1");
+        links::delete(guest.name()).unwrap();
         drop(programs);
         let mut programs = arena.open();
         let attached = programs.attached().unwrap();
         assert_eq!(attached.len(), 1);
         assert_eq!(attached[0].hooks, Hooks::Lost);
-        assert_eq!(both(&programs, 0)[0].packets, 10);
+        assert_eq!(packets(&programs, 0), [10, 10]);
         programs.release(guest.ifindex, 0).unwrap();
         assert_eq!(programs.attached().unwrap(), []);
-        assert_eq!(both(&programs, 0)[0].packets, 10);
+        assert_eq!(packets(&programs, 0), [10, 10]);
         assert!(
             !arena.pins().iter().any(|pin| pin.contains("links/")),
             "{:?}",
@@ -118,7 +105,7 @@ fn an_interface_that_is_gone_keeps_its_counters_until_it_is_released() {
 #[test]
 fn a_released_interface_counts_no_more() {
     arena(|arena| {
-        let guest = Guest::new(1);
+        let guest = Guest::new(arena, 1);
         let mut programs = arena.open();
         attach(&mut programs, guest.ifindex, 0);
         guest.exchange(10, 100);
@@ -128,15 +115,15 @@ fn a_released_interface_counts_no_more() {
         programs.release(guest.ifindex, 0).unwrap();
         programs.release(guest.ifindex, 0).unwrap();
         guest.exchange(10, 100);
-        assert_eq!(both(&programs, 0)[0].packets, 20);
-        assert_eq!(programs_on("tap1"), NOBODY);
+        assert_eq!(packets(&programs, 0), [20, 20]);
+        assert_eq!(programs_on(guest.ifindex), NOBODY);
     });
 }
 
 #[test]
 fn an_interface_that_is_not_there_is_refused_and_the_others_are_attached() {
     arena(|arena| {
-        let guest = Guest::new(1);
+        let guest = Guest::new(arena, 1);
         let mut programs = arena.open();
         let request = |ifindex, slot| AttachRequest {
             ifindex,
@@ -166,36 +153,33 @@ fn an_interface_that_is_not_there_is_refused_and_the_others_are_attached() {
 
 #[test]
 fn an_attachment_that_was_interrupted_is_completed() {
-    arena(|arena| {
-        let guest = Guest::new(1);
-        let mut programs = arena.open();
+    arena_with_tcx(|arena| {
+        let guest = Guest::new(arena, 1);
+        let mut programs = arena.open_tcx();
         attach(&mut programs, guest.ifindex, 0);
         drop(programs);
         let links = arena.pin_directory().join("v1/links");
         fs::remove_file(links.join(format!("{}-received", guest.ifindex))).unwrap();
-        let programs = arena.open();
+        let programs = arena.open_tcx();
         assert_eq!(programs.attached().unwrap()[0].hooks, Hooks::Both);
         guest.exchange(10, 100);
-        assert_eq!(
-            both(&programs, 0).map(|counters| counters.packets),
-            [10, 10]
-        );
+        assert_eq!(packets(&programs, 0), [10, 10]);
     });
 }
 
 #[test]
 fn a_namespace_with_the_same_ifindex_is_not_mistaken_for_the_one_that_is_gone() {
     arena(|arena| {
-        let guest = Guest::with_ifindex(1, 50);
+        let guest = Guest::with_ifindex(arena, 1, 50);
         let mut programs = arena.open();
         attach(&mut programs, 50, 0);
         drop(programs);
-        run("ip link delete tap1");
+        links::delete(guest.name()).unwrap();
         // Another interface, by chance with the index that is written on the pins.
-        let _other = Guest::with_ifindex(2, 50);
+        let other = Guest::with_ifindex(arena, 2, 50);
         let programs = arena.open();
         assert_eq!(programs.attached().unwrap()[0].hooks, Hooks::Lost);
-        assert_eq!(programs_on("tap2"), NOBODY);
+        assert_eq!(programs_on(other.ifindex), NOBODY);
         drop(guest);
     });
 }
@@ -218,7 +202,7 @@ fn a_map_set_of_another_size_is_refused_with_both_sizes() {
 #[test]
 fn what_a_start_left_unfinished_is_begun_anew() {
     arena(|arena| {
-        let guest = Guest::new(1);
+        let guest = Guest::new(arena, 1);
         let mut programs = Programs::open(&arena.options(), 11).unwrap();
         attach(&mut programs, guest.ifindex, 0);
         drop(programs);
@@ -226,7 +210,7 @@ fn what_a_start_left_unfinished_is_begun_anew() {
         let programs = Programs::open(&arena.options(), 12).unwrap();
         assert_eq!(programs.map_set(), 12);
         assert_eq!(programs.attached().unwrap(), []);
-        assert_eq!(programs_on("tap1"), NOBODY);
+        assert_eq!(programs_on(guest.ifindex), NOBODY);
     });
 }
 

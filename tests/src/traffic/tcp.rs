@@ -42,9 +42,10 @@ impl Transfer {
     }
 }
 
-/// What is in flight at most: fewer segments than a veth's queue holds (256), so that none
-/// is lost and sent again, and what is counted is the same at both ends of the path.
-const WINDOW: usize = 192 * 1024;
+/// The receiver's buffer, of which the kernel makes twice as much: fewer segments in flight
+/// than a veth's queue holds (256), so that none is lost and sent again, and what is counted
+/// is the same at both ends of the path.
+const WINDOW: usize = 96 * 1024;
 
 impl Tcp {
     /// So much over IPv4.

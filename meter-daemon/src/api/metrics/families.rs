@@ -1,303 +1,246 @@
 //! Every metric: its name, what it means, and where its samples come from. Names and labels
-//! are what dashboards are written against.
+//! are what dashboards are written against; the encoder adds `_total` and `_info` to them.
 
-use super::{
-    DirectionFigures, Durations, Figures, InterfaceFigures, MachineFigures,
-    text::{Samples, seconds, timestamp},
+use std::fmt;
+
+use jiff::Timestamp;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric, MetricEncoder, NoLabelSet},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
+
+use super::{DirectionFigures, Durations, Figures, InterfaceFigures, MachineFigures};
 use crate::engine::event::State;
 
-/// A metric family.
-pub(super) struct Family {
-    /// With `_total` or `_info`, as in the classic text.
-    pub(super) name: &'static str,
-    pub(super) kind: Kind,
-    pub(super) help: &'static str,
-    pub(super) source: Source,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
-    /// A gauge that is always 1, for its labels. The classic text has no word for it.
-    Info,
-}
-
-/// Where a family's samples come from.
-pub(super) enum Source {
-    Machines(fn(&MachineFigures, &mut Samples<'_>)),
-    Interfaces(fn(&InterfaceFigures, &mut Samples<'_>)),
-    Node(fn(&Figures, &mut Samples<'_>)),
-}
-
-use Kind::{Counter, Gauge, Histogram, Info};
-use Source::{Interfaces, Machines, Node};
-
-pub(super) const FAMILIES: &[Family] = &[
-    Family {
-        name: "meterd_traffic_bytes_total",
-        kind: Counter,
-        help: "Bytes counted on an interface, in the configured basis; direction as the guest's.",
-        source: Interfaces(|interface, samples| {
-            each_direction(interface, samples, |direction| direction.bytes.0);
-        }),
-    },
-    Family {
-        name: "meterd_traffic_packets_total",
-        kind: Counter,
-        help: "Packets counted on an interface as on the wire: the segments of a GSO packet.",
-        source: Interfaces(|interface, samples| {
-            each_direction(interface, samples, |direction| direction.packets);
-        }),
-    },
-    Family {
-        name: "meterd_exempt_bytes_total",
-        kind: Counter,
-        help: "Bytes to or from exempt prefixes, against no allowance.",
-        source: Interfaces(|interface, samples| {
-            each_direction(interface, samples, |direction| direction.exempt.0);
-        }),
-    },
-    Family {
-        name: "meterd_dropped_bytes_total",
-        kind: Counter,
-        help: "Bytes not let through, by what stood in their way.",
-        source: Interfaces(dropped),
-    },
-    Family {
-        name: "meterd_period_used_bytes",
-        kind: Gauge,
-        help: "What the plan counts, since the period began.",
-        source: Machines(|machine, samples| {
-            samples.push("", &[("machine", machine.machine.as_str())], machine.used.0);
-        }),
-    },
-    Family {
-        name: "meterd_period_allowance_bytes",
-        kind: Gauge,
-        help: "Included in the period with its top-ups; absent when unlimited.",
-        source: Machines(|machine, samples| {
-            optional(machine, samples, machine.allowance.map(|volume| volume.0));
-        }),
-    },
-    Family {
-        name: "meterd_period_remaining_bytes",
-        kind: Gauge,
-        help: "Allowance less used, not below 0; absent when unlimited.",
-        source: Machines(|machine, samples| {
-            optional(machine, samples, machine.remaining.map(|volume| volume.0));
-        }),
-    },
-    Family {
-        name: "meterd_period_start_timestamp_seconds",
-        kind: Gauge,
-        help: "When the running period began.",
-        source: Machines(|machine, samples| {
-            optional(machine, samples, Some(timestamp(machine.period_start)));
-        }),
-    },
-    Family {
-        name: "meterd_period_end_timestamp_seconds",
-        kind: Gauge,
-        help: "When the running period ends and the next begins.",
-        source: Machines(|machine, samples| {
-            optional(machine, samples, Some(timestamp(machine.period_end)));
-        }),
-    },
-    Family {
-        name: "meterd_forecast_bytes",
-        kind: Gauge,
-        help: "Used at the period's end at the current rate; absent while history is too short.",
-        source: Machines(|machine, samples| {
-            optional(machine, samples, machine.forecast.map(|volume| volume.0));
-        }),
-    },
-    Family {
-        name: "meterd_machine_state",
-        kind: Gauge,
-        help: "1 for the state the machine is in, 0 for the others.",
-        source: Machines(|machine, samples| {
-            for state in State::ALL {
-                let labels = [
-                    ("machine", machine.machine.as_str()),
-                    ("state", state.as_str()),
-                ];
-                samples.push("", &labels, u8::from(state == machine.state));
-            }
-        }),
-    },
-    Family {
-        name: "meterd_rate_limit_bytes_per_second",
-        kind: Gauge,
-        help: "The rate of each direction while throttled; absent otherwise.",
-        source: Machines(|machine, samples| {
-            // Eighths are exact in three decimals.
-            let rate = machine.rate_limit.map(|rate| match rate.0 % 8 {
-                0 => (rate.0 / 8).to_string(),
-                eighths => format!("{}.{:03}", rate.0 / 8, eighths * 125),
-            });
-            optional(machine, samples, rate);
-        }),
-    },
-    Family {
-        name: "meterd_cap_remaining_bytes",
-        kind: Gauge,
-        help: "What a capped machine may still move; absent without a cap.",
-        source: Machines(|machine, samples| {
-            optional(
-                machine,
-                samples,
-                machine.cap_remaining.map(|volume| volume.0),
-            );
-        }),
-    },
-    Family {
-        name: "meterd_machine_info",
-        kind: Info,
-        help: "Whose a machine is, and its plan.",
-        source: Machines(|machine, samples| {
-            let account = machine
-                .account
-                .as_ref()
-                .map_or("", |account| account.as_str());
-            let plan = machine.plan.as_ref().map_or("", |plan| plan.as_str());
-            let id = machine.machine.as_str();
-            samples.push(
-                "",
-                &[("machine", id), ("account", account), ("plan", plan)],
-                1,
-            );
-        }),
-    },
-    Family {
-        name: "meterd_last_poll_timestamp_seconds",
-        kind: Gauge,
-        help: "When the counters were last read and recorded.",
-        source: Node(|figures, samples| {
-            if let Some(poll) = figures.last_poll {
-                samples.push("", &[], timestamp(poll));
-            }
-        }),
-    },
-    Family {
-        name: "meterd_poll_duration_seconds",
-        kind: Histogram,
-        help: "How long a poll took: reading, recording, deciding.",
-        source: Node(|figures, samples| durations(&figures.polls, samples)),
-    },
-    Family {
-        name: "meterd_drift_bytes",
-        kind: Gauge,
-        help: "The program's count less the kernel's own on the same basis, at the last audit.",
-        source: Interfaces(|interface, samples| {
-            for (name, direction) in directions(interface) {
-                if let Some(drift) = direction.drift {
-                    let labels = [
-                        ("interface", interface.interface.as_str()),
-                        ("direction", name),
-                    ];
-                    samples.push("", &labels, drift);
-                }
-            }
-        }),
-    },
-    Family {
-        name: "meterd_drift_repairs_total",
-        kind: Counter,
-        help: "Differences between what should stand on the node and what did, repaired.",
-        source: Node(|figures, samples| samples.push("", &[], figures.drift_repairs)),
-    },
-    Family {
-        name: "meterd_counter_restarts_total",
-        kind: Counter,
-        help: "Counters found to have begun anew.",
-        source: Node(|figures, samples| samples.push("", &[], figures.counter_restarts)),
-    },
-    Family {
-        name: "meterd_enforcement_failures_total",
-        kind: Counter,
-        help: "Throttles, caps and suspensions that could not be put in place or taken away.",
-        source: Node(|figures, samples| samples.push("", &[], figures.enforcement_failures)),
-    },
-    Family {
-        name: "meterd_outbox_pending",
-        kind: Gauge,
-        help: "Notices that wait for their delivery.",
-        source: Node(|figures, samples| samples.push("", &[], figures.outbox_pending)),
-    },
-    Family {
-        name: "meterd_build_info",
-        kind: Info,
-        help: "Which meterd this is.",
-        source: Node(|figures, samples| samples.push("", &[("version", &figures.version)], 1)),
-    },
-];
-
-fn directions(interface: &InterfaceFigures) -> [(&'static str, &DirectionFigures); 2] {
-    [("received", &interface.received), ("sent", &interface.sent)]
-}
-
-/// Labels are always there: empty where the machine is not known.
-fn labels<'a>(interface: &'a InterfaceFigures, direction: &'a str) -> [(&'static str, &'a str); 3] {
-    [
-        (
-            "machine",
-            interface
-                .machine
-                .as_ref()
-                .map_or("", |machine| machine.as_str()),
-        ),
-        ("interface", &interface.interface),
-        ("direction", direction),
-    ]
-}
-
-fn each_direction(
-    interface: &InterfaceFigures,
-    samples: &mut Samples<'_>,
-    value: fn(&DirectionFigures) -> u64,
-) {
-    for (name, direction) in directions(interface) {
-        samples.push("", &labels(interface, name), value(direction));
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let text = &mut encoder;
+        of_interfaces(&self.interfaces, text)?;
+        of_machines(&self.machines, text)?;
+        of_the_daemon(self, text)
     }
 }
 
-fn dropped(interface: &InterfaceFigures, samples: &mut Samples<'_>) {
-    for (name, direction) in directions(interface) {
-        let [machine, interface, direction_label] = labels(interface, name);
+fn of_interfaces(all: &[InterfaceFigures], text: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let name = "meterd_traffic_bytes";
+    let help = "Bytes counted on an interface, in the configured basis; direction as the guest's.";
+    each_direction(all, text, name, help, |direction| direction.bytes.0)?;
+
+    let name = "meterd_traffic_packets";
+    let help = "Packets counted on an interface as on the wire: the segments of a GSO packet.";
+    each_direction(all, text, name, help, |direction| direction.packets)?;
+
+    let name = "meterd_exempt_bytes";
+    let help = "Bytes to or from exempt prefixes, against no allowance.";
+    each_direction(all, text, name, help, |direction| direction.exempt.0)?;
+
+    let help = "Bytes not let through, by what stood in their way.";
+    let mut family = counter(text, "meterd_dropped_bytes", help)?;
+    for ([machine, interface, way], direction) in all.iter().flat_map(directions) {
         for (reason, volume) in [
             ("throttled", direction.dropped_throttled),
             ("capped", direction.dropped_capped),
             ("suspended", direction.dropped_suspended),
         ] {
-            samples.push(
-                "",
-                &[machine, interface, direction_label, ("reason", reason)],
-                volume.0,
-            );
+            let labels = [machine, interface, way, ("reason", reason)];
+            ConstCounter::new(volume.0).encode(family.encode_family(&labels)?)?;
         }
     }
+
+    let help = "The program's count less the kernel's own on the same basis, at the last audit.";
+    let mut family = gauge(text, "meterd_drift_bytes", help)?;
+    for ([_, interface, way], direction) in all.iter().flat_map(directions) {
+        if let Some(drift) = direction.drift {
+            ConstGauge::new(drift).encode(family.encode_family(&[interface, way])?)?;
+        }
+    }
+    Ok(())
 }
 
-fn optional(
-    machine: &MachineFigures,
-    samples: &mut Samples<'_>,
-    value: Option<impl std::fmt::Display>,
-) {
-    if let Some(value) = value {
-        samples.push("", &[("machine", machine.machine.as_str())], value);
+fn of_machines(all: &[MachineFigures], text: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let name = "meterd_period_used_bytes";
+    let help = "What the plan counts, since the period began.";
+    each_machine(all, text, name, help, |machine| Some(machine.used.0))?;
+
+    let name = "meterd_period_allowance_bytes";
+    let help = "Included in the period with its top-ups; absent when unlimited.";
+    each_machine(all, text, name, help, |machine| Some(machine.allowance?.0))?;
+
+    let name = "meterd_period_remaining_bytes";
+    let help = "Allowance less used, not below 0; absent when unlimited.";
+    each_machine(all, text, name, help, |machine| Some(machine.remaining?.0))?;
+
+    let name = "meterd_period_start_timestamp_seconds";
+    let help = "When the running period began.";
+    each_machine(all, text, name, help, |machine| {
+        Some(seconds(machine.period_start))
+    })?;
+
+    let name = "meterd_period_end_timestamp_seconds";
+    let help = "When the running period ends and the next begins.";
+    each_machine(all, text, name, help, |machine| {
+        Some(seconds(machine.period_end))
+    })?;
+
+    let name = "meterd_forecast_bytes";
+    let help = "Used at the period's end at the current rate; absent while history is too short.";
+    each_machine(all, text, name, help, |machine| Some(machine.forecast?.0))?;
+
+    let name = "meterd_rate_limit_bytes_per_second";
+    let help = "The rate of each direction while throttled; absent otherwise.";
+    each_machine(all, text, name, help, |machine| {
+        Some(machine.rate_limit?.0 as f64 / 8.0)
+    })?;
+
+    let name = "meterd_cap_remaining_bytes";
+    let help = "What a capped machine may still move; absent without a cap.";
+    each_machine(all, text, name, help, |machine| {
+        Some(machine.cap_remaining?.0)
+    })?;
+
+    let help = "1 for the state the machine is in, 0 for the others.";
+    let mut family = gauge(text, "meterd_machine_state", help)?;
+    for machine in all {
+        for state in State::ALL {
+            let labels = [
+                ("machine", machine.machine.as_str()),
+                ("state", state.as_str()),
+            ];
+            let is = u32::from(state == machine.state);
+            ConstGauge::new(is).encode(family.encode_family(&labels)?)?;
+        }
     }
+
+    let help = "Whose a machine is, and its plan.";
+    let mut family = text.encode_descriptor("meterd_machine", help, None, MetricType::Info)?;
+    for machine in all {
+        let account = machine.account.as_ref().map_or("", |id| id.as_str());
+        let plan = machine.plan.as_ref().map_or("", |name| name.as_str());
+        family.encode_info(&[
+            ("machine", machine.machine.as_str()),
+            ("account", account),
+            ("plan", plan),
+        ])?;
+    }
+    Ok(())
 }
 
-fn durations(polls: &Durations, samples: &mut Samples<'_>) {
-    let mut within = 0;
-    for (bound, count) in Durations::BOUNDS.iter().zip(polls.within) {
-        within += count;
-        samples.push("_bucket", &[("le", &seconds(*bound))], within);
+fn of_the_daemon(figures: &Figures, text: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "When the counters were last read and recorded.";
+    let family = gauge(text, "meterd_last_poll_timestamp_seconds", help)?;
+    if let Some(poll) = figures.last_poll {
+        ConstGauge::new(seconds(poll)).encode(family)?;
     }
-    samples.push("_bucket", &[("le", "+Inf")], polls.count);
-    samples.push("_sum", &[], seconds(polls.sum));
-    samples.push("_count", &[], polls.count);
+
+    let (name, polls) = ("meterd_poll_duration_seconds", &figures.polls);
+    let help = "How long a poll took: reading, recording, deciding.";
+    let mut buckets = [(f64::INFINITY, polls.count); Durations::BOUNDS.len() + 1];
+    let [finite @ .., longer] = &mut buckets;
+    for ((bucket, bound), within) in finite.iter_mut().zip(Durations::BOUNDS).zip(polls.within) {
+        *bucket = (bound.as_secs_f64(), within);
+        longer.1 -= within;
+    }
+    text.encode_descriptor(name, help, None, MetricType::Histogram)?
+        .encode_histogram::<NoLabelSet>(polls.sum.as_secs_f64(), polls.count, &buckets, None)?;
+
+    for (name, help, value) in [
+        (
+            "meterd_drift_repairs",
+            "Differences between what should stand on the node and what did, repaired.",
+            figures.drift_repairs,
+        ),
+        (
+            "meterd_counter_restarts",
+            "Counters found to have begun anew.",
+            figures.counter_restarts,
+        ),
+        (
+            "meterd_enforcement_failures",
+            "Throttles, caps and suspensions that could not be put in place or taken away.",
+            figures.enforcement_failures,
+        ),
+    ] {
+        ConstCounter::new(value).encode(counter(text, name, help)?)?;
+    }
+
+    let help = "Notices that wait for their delivery.";
+    let family = gauge(text, "meterd_outbox_pending", help)?;
+    ConstGauge::new(figures.outbox_pending).encode(family)?;
+
+    text.encode_descriptor(
+        "meterd_build",
+        "Which meterd this is.",
+        None,
+        MetricType::Info,
+    )?
+    .encode_info(&[("version", figures.version.as_str())])
+}
+
+fn counter<'a>(
+    text: &'a mut DescriptorEncoder<'_>,
+    name: &'a str,
+    help: &str,
+) -> Result<MetricEncoder<'a>, fmt::Error> {
+    text.encode_descriptor(name, help, None, MetricType::Counter)
+}
+
+fn gauge<'a>(
+    text: &'a mut DescriptorEncoder<'_>,
+    name: &'a str,
+    help: &str,
+) -> Result<MetricEncoder<'a>, fmt::Error> {
+    text.encode_descriptor(name, help, None, MetricType::Gauge)
+}
+
+/// A counter of each direction of every interface.
+fn each_direction(
+    interfaces: &[InterfaceFigures],
+    text: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: impl Fn(&DirectionFigures) -> u64,
+) -> fmt::Result {
+    let mut family = counter(text, name, help)?;
+    for (labels, direction) in interfaces.iter().flat_map(directions) {
+        ConstCounter::new(value(direction)).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// A gauge of every machine that has it.
+fn each_machine<Value: EncodeGaugeValue>(
+    machines: &[MachineFigures],
+    text: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: impl Fn(&MachineFigures) -> Option<Value>,
+) -> fmt::Result {
+    let mut family = gauge(text, name, help)?;
+    for machine in machines {
+        if let Some(value) = value(machine) {
+            let labels = [("machine", machine.machine.as_str())];
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+type Label<'a> = (&'static str, &'a str);
+
+/// Both directions with their labels, which are always there: empty where the machine is not
+/// known.
+fn directions(figures: &InterfaceFigures) -> [([Label<'_>; 3], &DirectionFigures); 2] {
+    let machine = figures.machine.as_ref().map_or("", |id| id.as_str());
+    let machine = ("machine", machine);
+    let interface = ("interface", figures.interface.as_str());
+    let labels = |direction| [machine, interface, ("direction", direction)];
+    [
+        (labels("received"), &figures.received),
+        (labels("sent"), &figures.sent),
+    ]
+}
+
+fn seconds(instant: Timestamp) -> f64 {
+    instant.as_duration().as_secs_f64()
 }

@@ -3,7 +3,7 @@
 mod families;
 mod text;
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, fmt, time::Duration};
 
 use axum::{
     Router,
@@ -17,9 +17,10 @@ use jiff::Timestamp;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    task,
 };
 
-use self::text::{Dialect, Pages};
+use self::text::Dialect;
 use super::{Answer, Ask, Call, Limits, Peer, door::ask_loop, server};
 use crate::engine::{
     event::State,
@@ -182,9 +183,18 @@ async fn scrape(calls: &mpsc::Sender<Call>, headers: &HeaderMap) -> Response {
                 .get(header::ACCEPT)
                 .and_then(|accept| accept.to_str().ok());
             let dialect = Dialect::wanted(accept.unwrap_or_default());
-            // In pages, so that the text of ten thousand machines is never in memory at once.
-            let pages = Pages::new(figures, dialect).map(Ok::<_, Infallible>);
-            let body = Body::from_stream(stream::iter(pages));
+            // In pages, so that the text of ten thousand machines is never in memory at once,
+            // and on a thread of its own, since writing it takes longer than a task may.
+            let (pages, mut written) = mpsc::channel(1);
+            task::spawn_blocking(move || {
+                let hand_on = |page| pages.blocking_send(page).map_err(|_| fmt::Error);
+                // It fails when the scraper is gone, and then there is nobody to tell.
+                let _ = text::write(figures, dialect, hand_on);
+            });
+            let body = Body::from_stream(stream::poll_fn(move |context| {
+                let page = written.poll_recv(context);
+                page.map(|page| page.map(Ok::<String, Infallible>))
+            }));
             return ([(header::CONTENT_TYPE, dialect.content_type())], body).into_response();
         }
         Ok(Answer::Problem(problem)) | Err(problem) => problem.to_string(),
@@ -236,7 +246,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_scraper_gets_the_text_it_prefers() {
+        // More than a page.
+        let interfaces = (0..1_000).map(|number| InterfaceFigures {
+            interface: format!("tap{number}i0"),
+            ..InterfaceFigures::default()
+        });
         let figures = Answer::Metrics(Box::new(Figures {
+            interfaces: interfaces.collect(),
             version: "0.1.0".to_owned(),
             ..Figures::default()
         }));
@@ -258,6 +274,8 @@ mod tests {
             "{reply}"
         );
         assert!(reply.contains("# EOF\n"), "{reply}");
+        let packets = reply.matches("\nmeterd_traffic_packets_total{");
+        assert_eq!(packets.count(), 2_000);
     }
 
     #[tokio::test]

@@ -1,27 +1,21 @@
-//! Writing the figures down: OpenMetrics 1.0, or the classic text format 0.0.4.
-//!
-//! By hand, because a snapshot of figures is neither a registry nor of one dialect:
-//! `prometheus-client` writes OpenMetrics alone, and its `_total`-less families are untyped
-//! to whoever reads the classic text.
+//! Writing the figures down: OpenMetrics 1.0 as `prometheus-client` encodes it, or the classic
+//! text format 0.0.4 translated from that, so that there is one source for both.
 
 use std::{
-    fmt::{Display, Write},
-    time::Duration,
+    fmt::{self, Write},
+    mem,
 };
 
-use jiff::Timestamp;
+use prometheus_client::{encoding::text::encode, registry::Registry};
 
-use super::{
-    Figures,
-    families::{FAMILIES, Family, Kind, Source},
-};
+use super::Figures;
 
 /// promtool 2.42's `check metrics`, which the classic text must pass, refuses the word
 /// `counter` in a name. Prometheus itself asks for OpenMetrics and gets it.
-const NOT_CLASSIC: &str = "meterd_counter_restarts_total";
+const NOT_CLASSIC: &str = "meterd_counter_restarts";
 
-/// Rows of a family that are written at a time.
-const PAGE: usize = 512;
+/// How many bytes are written before they are handed on.
+const PAGE: usize = 64 * 1024;
 
 /// Which text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,153 +55,96 @@ impl Dialect {
     }
 }
 
-/// The text, a page at a time.
-pub(super) struct Pages {
+/// Writes the text and hands it on a page at a time, until one is not taken.
+pub(super) fn write(
     figures: Box<Figures>,
     dialect: Dialect,
-    family: usize,
-    row: usize,
-}
-
-impl Pages {
-    pub(super) const fn new(figures: Box<Figures>, dialect: Dialect) -> Self {
-        Self {
-            figures,
-            dialect,
-            family: 0,
-            row: 0,
-        }
-    }
-}
-
-impl Iterator for Pages {
-    type Item = String;
-
-    fn next(&mut self) -> Option<String> {
-        let Some(family) = FAMILIES.get(self.family) else {
-            let ended = self.family > FAMILIES.len();
-            self.family = FAMILIES.len() + 1;
-            return (!ended && self.dialect == Dialect::OpenMetrics).then(|| "# EOF\n".to_owned());
-        };
-        let mut text = String::new();
-        if self.dialect == Dialect::Classic && family.name == NOT_CLASSIC {
-            self.family += 1;
-            return Some(format!(
-                "# {NOT_CLASSIC} is in the OpenMetrics text: promtool refuses its name here.\n"
-            ));
-        }
-        let stem = stem(family, self.dialect);
-        if self.row == 0 {
-            head(&mut text, family, stem, self.dialect);
-        }
-        let mut samples = Samples {
-            text: &mut text,
-            name: family.name,
-        };
-        let rows = self.row..self.row + PAGE;
-        let total = match family.source {
-            Source::Machines(write) => {
-                let machines = &self.figures.machines;
-                page(machines, rows, |machine| write(machine, &mut samples))
-            }
-            Source::Interfaces(write) => {
-                let interfaces = &self.figures.interfaces;
-                page(interfaces, rows, |interface| write(interface, &mut samples))
-            }
-            Source::Node(write) => {
-                write(&self.figures, &mut samples);
-                1
-            }
-        };
-        self.row += PAGE;
-        if self.row >= total {
-            (self.family, self.row) = (self.family + 1, 0);
-        }
-        Some(text)
-    }
-}
-
-fn page<T>(all: &[T], rows: std::ops::Range<usize>, write: impl FnMut(&T)) -> usize {
-    all.iter().take(rows.end).skip(rows.start).for_each(write);
-    all.len()
-}
-
-/// OpenMetrics names a family without the suffix that its samples have.
-fn stem(family: &Family, dialect: Dialect) -> &'static str {
-    let suffix = match family.kind {
-        Kind::Counter => "_total",
-        Kind::Info => "_info",
-        Kind::Gauge | Kind::Histogram => return family.name,
+    hand_on: impl FnMut(String) -> fmt::Result,
+) -> fmt::Result {
+    let mut registry = Registry::default();
+    registry.register_collector(figures);
+    let mut pages = Pages {
+        page: String::new(),
+        dialect,
+        hand_on,
     };
-    match dialect {
-        Dialect::OpenMetrics => family.name.strip_suffix(suffix).unwrap_or(family.name),
-        Dialect::Classic => family.name,
+    encode(&mut pages, &registry)?;
+    pages.turn()
+}
+
+struct Pages<HandOn> {
+    page: String,
+    dialect: Dialect,
+    hand_on: HandOn,
+}
+
+impl<HandOn: FnMut(String) -> fmt::Result> Pages<HandOn> {
+    fn turn(&mut self) -> fmt::Result {
+        let page = mem::take(&mut self.page);
+        (self.hand_on)(match self.dialect {
+            Dialect::OpenMetrics => page,
+            Dialect::Classic => classic(&page),
+        })
     }
 }
 
-fn head(text: &mut String, family: &Family, stem: &str, dialect: Dialect) {
-    let kind = match (family.kind, dialect) {
-        (Kind::Counter, _) => "counter",
-        (Kind::Histogram, _) => "histogram",
-        (Kind::Info, Dialect::OpenMetrics) => "info",
-        // promtool rejects the type `info`, which the classic text does not have.
-        (Kind::Gauge | Kind::Info, _) => "gauge",
-    };
-    let help = family.help;
-    text.push_str(&format!("# HELP {stem} {help}\n# TYPE {stem} {kind}\n"));
-}
-
-/// Where a family's samples go.
-pub(super) struct Samples<'a> {
-    text: &'a mut String,
-    name: &'static str,
-}
-
-impl Samples<'_> {
-    /// One sample; `suffix` for the parts of a histogram.
-    pub(super) fn push(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.text.push_str(self.name);
-        self.text.push_str(suffix);
-        for (position, (label, value)) in labels.iter().enumerate() {
-            self.text.push(if position == 0 { '{' } else { ',' });
-            self.text.push_str(label);
-            self.text.push_str("=\"");
-            for character in value.chars() {
-                match character {
-                    '\\' => self.text.push_str("\\\\"),
-                    '"' => self.text.push_str("\\\""),
-                    '\n' => self.text.push_str("\\n"),
-                    other => self.text.push(other),
-                }
-            }
-            self.text.push('"');
+impl<HandOn: FnMut(String) -> fmt::Result> Write for Pages<HandOn> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        self.page.push_str(part);
+        // After a sample only: what is said of a family is translated together.
+        let sampled = |page: &str| {
+            page.lines()
+                .next_back()
+                .is_some_and(|line| !line.starts_with('#'))
+        };
+        if self.page.len() >= PAGE && part.ends_with('\n') && sampled(&self.page) {
+            self.turn()?;
         }
-        if !labels.is_empty() {
-            self.text.push('}');
+        Ok(())
+    }
+}
+
+/// OpenMetrics in the words of the classic text: a family is named with the suffix that its
+/// samples have, there is no type `info`, and of comments only `HELP` and `TYPE`.
+fn classic(open: &str) -> String {
+    let mut text = String::with_capacity(open.len() + open.len() / 64);
+    let mut help = "";
+    for line in open.lines() {
+        if let Some((_, words)) = comment(line, "# HELP ") {
+            help = words;
+        } else if let Some((name, kind)) = comment(line, "# TYPE ") {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", kind),
+                "info" => ("_info", "gauge"),
+                _ => ("", kind),
+            };
+            let head = if name == NOT_CLASSIC {
+                format!(
+                    "# {name}{suffix} is in the OpenMetrics text: promtool refuses its name here.\n"
+                )
+            } else {
+                format!("# HELP {name}{suffix} {help}\n# TYPE {name}{suffix} {kind}\n")
+            };
+            text.push_str(&head);
+        } else if !line.starts_with('#') && !line.starts_with(NOT_CLASSIC) {
+            text.push_str(line);
+            text.push('\n');
         }
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.text, " {value}");
     }
+    text
 }
 
-/// Seconds as a float: OpenMetrics wants `1.0`, not `1`, in `le`.
-pub(super) fn seconds(duration: Duration) -> String {
-    format!("{:?}", duration.as_secs_f64())
-}
-
-/// Seconds since 1970, to the millisecond.
-pub(super) fn timestamp(instant: Timestamp) -> String {
-    let milliseconds = instant.as_millisecond();
-    let (seconds, rest) = (milliseconds.div_euclid(1000), milliseconds.rem_euclid(1000));
-    if rest == 0 {
-        seconds.to_string()
-    } else {
-        format!("{seconds}.{rest:03}")
-    }
+/// The family that a comment is about, and what it says of it.
+fn comment<'a>(line: &'a str, keyword: &str) -> Option<(&'a str, &'a str)> {
+    line.strip_prefix(keyword)?.split_once(' ')
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use jiff::Timestamp;
+
     use super::{
         super::{DirectionFigures, Durations, InterfaceFigures, MachineFigures},
         *,
@@ -284,111 +221,124 @@ mod tests {
         })
     }
 
-    fn text(dialect: Dialect) -> String {
-        Pages::new(figures(), dialect).collect()
+    fn pages(figures: Box<Figures>, dialect: Dialect) -> Vec<String> {
+        let mut pages = Vec::new();
+        write(figures, dialect, |page| {
+            pages.push(page);
+            Ok(())
+        })
+        .unwrap();
+        pages
+    }
+
+    fn text(figures: Box<Figures>, dialect: Dialect) -> String {
+        pages(figures, dialect).concat()
+    }
+
+    fn samples(text: &str) -> impl Iterator<Item = &str> {
+        text.lines().filter(|line| !line.starts_with('#'))
     }
 
     /// `promtool check metrics <example.prom` accepts that file.
     #[test]
     fn the_classic_text_is_what_dashboards_are_written_against() {
-        let text = text(Dialect::Classic);
+        let text = text(figures(), Dialect::Classic);
         assert_eq!(text, include_str!("example.prom"), "found:\n{text}");
     }
 
     #[test]
-    fn openmetrics_names_families_without_suffix_and_ends_with_eof() {
-        let classic = text(Dialect::Classic);
-        let text = text(Dialect::OpenMetrics);
+    fn openmetrics_has_the_same_samples_and_ends_with_eof() {
+        let text = text(figures(), Dialect::OpenMetrics);
         assert!(text.ends_with("\n# EOF\n"));
         assert_eq!(text.matches("# EOF").count(), 1);
-        assert!(text.contains("# TYPE meterd_traffic_bytes counter\n"));
-        assert!(text.contains("# TYPE meterd_machine info\n"));
-        assert!(text.contains("# TYPE meterd_build info\n"));
-        assert!(text.contains("# TYPE meterd_counter_restarts counter\n"));
-        let samples = |text: &str| -> Vec<String> {
-            let samples = text.lines().filter(|line| !line.starts_with('#'));
-            samples.map(str::to_owned).collect()
-        };
-        let mut open = samples(&text);
-        open.retain(|sample| sample != "meterd_counter_restarts_total 1");
-        assert_eq!(open, samples(&classic));
+        for family in ["traffic_bytes counter", "machine info", "build info"] {
+            assert!(
+                text.contains(&format!("# TYPE meterd_{family}\n")),
+                "{family}"
+            );
+        }
+        let restarts = "meterd_counter_restarts_total 1";
+        assert!(samples(&text).any(|sample| sample == restarts));
+        let others = samples(&text).filter(|sample| *sample != restarts);
+        assert!(others.eq(samples(include_str!("example.prom"))));
+    }
+
+    #[test]
+    fn the_classic_text_says_the_same_in_its_own_words() {
+        for (open, wanted) in [
+            (
+                "# HELP a Sums.\n# TYPE a counter\na_total{b=\"# c\"} 1\n",
+                "# HELP a_total Sums.\n# TYPE a_total counter\na_total{b=\"# c\"} 1\n",
+            ),
+            (
+                "# HELP a Of it.\n# TYPE a info\na_info{b=\"c\"} 1\n",
+                "# HELP a_info Of it.\n# TYPE a_info gauge\na_info{b=\"c\"} 1\n",
+            ),
+            (
+                "# HELP a_bytes Now.\n# TYPE a_bytes gauge\n# UNIT a_bytes bytes\na_bytes 1\n# EOF\n",
+                "# HELP a_bytes Now.\n# TYPE a_bytes gauge\na_bytes 1\n",
+            ),
+            (
+                "# HELP a Took.\n# TYPE a histogram\na_sum 1.0\na_count 1\na_bucket{le=\"+Inf\"} 1\n",
+                "# HELP a Took.\n# TYPE a histogram\na_sum 1.0\na_count 1\na_bucket{le=\"+Inf\"} 1\n",
+            ),
+            ("a 1\n", "a 1\n"),
+        ] {
+            assert_eq!(classic(open), wanted);
+        }
     }
 
     /// The rules of promtool's `check metrics` that a name or a help text could break.
     #[test]
     fn the_classic_text_keeps_promtools_rules() {
-        for family in FAMILIES {
-            let name = family.name;
+        let text = text(figures(), Dialect::Classic);
+        for (name, kind) in text.lines().filter_map(|line| comment(line, "# TYPE ")) {
             assert!(name.starts_with("meterd_"), "{name}");
-            assert!(
-                name.bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
-                "{name}: snake case"
-            );
-            assert_eq!(
-                name.ends_with("_total"),
-                family.kind == Kind::Counter,
-                "{name}"
-            );
-            assert_eq!(name.ends_with("_info"), family.kind == Kind::Info, "{name}");
-            for word in name.split('_').filter(|_| name != NOT_CLASSIC) {
-                for reserved in [
-                    "counter",
-                    "gauge",
-                    "histogram",
-                    "summary",
-                    "bucket",
-                    "count",
-                    "sum",
-                ] {
-                    assert_ne!(word, reserved, "{name}");
-                }
-                for unit in [
-                    "kilobytes",
-                    "milliseconds",
-                    "ms",
-                    "bits",
-                    "minutes",
-                    "hours",
-                ] {
-                    assert_ne!(word, unit, "{name}: base units");
+            let snake = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+            assert!(name.bytes().all(snake), "{name}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{name}");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{name}");
+            for refused in [
+                "counter gauge histogram summary bucket count sum",
+                "kilobytes milliseconds ms bits minutes hours",
+            ] {
+                for word in refused.split(' ') {
+                    assert!(!name.split('_').any(|part| part == word), "{name}");
                 }
             }
-            assert!(
-                family.help.ends_with('.') && !family.help.contains('\n'),
-                "{name}"
-            );
         }
-        let text = text(Dialect::Classic);
-        for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
-            let kind = line.rsplit(' ').next().unwrap();
-            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
-        }
+        let mut helps = text.lines().filter_map(|line| comment(line, "# HELP "));
+        assert!(helps.all(|(_, help)| help.ends_with('.')));
     }
 
-    #[test]
-    fn no_series_is_written_twice_and_every_page_joins_the_next() {
+    /// A node's worth, in the given number of interfaces.
+    fn many(count: usize) -> Box<Figures> {
         let mut figures = figures();
         let template = figures.interfaces[0].clone();
-        figures.interfaces = (0..PAGE * 2 + 1)
+        figures.interfaces = (0..count)
             .map(|number| InterfaceFigures {
                 interface: format!("tap{number}i0"),
                 ..template.clone()
             })
             .collect();
-        let text: String = Pages::new(figures, Dialect::Classic).collect();
-        let series: Vec<_> = text
-            .lines()
-            .filter(|line| !line.starts_with('#'))
+        figures
+    }
+
+    #[test]
+    fn pages_are_small_and_join_without_a_series_lost_or_written_twice() {
+        let count = 2_000;
+        let open = pages(many(count), Dialect::OpenMetrics);
+        assert!(open.len() > 10);
+        assert!(open.iter().all(|page| page.len() < PAGE + 256));
+        let text = text(many(count), Dialect::Classic);
+        assert_eq!(text, classic(&open.concat()));
+        let series: Vec<_> = samples(&text)
             .map(|line| line.rsplit_once(' ').unwrap().0)
             .collect();
-        let distinct: std::collections::BTreeSet<_> = series.iter().collect();
-        assert_eq!(distinct.len(), series.len());
-        let packets = series
-            .iter()
-            .filter(|series| series.starts_with("meterd_traffic_packets_total{"))
-            .count();
-        assert_eq!(packets, (PAGE * 2 + 1) * 2);
+        assert_eq!(series.iter().collect::<BTreeSet<_>>().len(), series.len());
+        let packets = "meterd_traffic_packets_total{";
+        let packets = series.iter().filter(|series| series.starts_with(packets));
+        assert_eq!(packets.count(), count * 2);
         assert_eq!(
             text.matches("# TYPE meterd_traffic_packets_total").count(),
             1
@@ -396,11 +346,49 @@ mod tests {
     }
 
     #[test]
+    fn writing_ends_where_a_page_is_not_taken() {
+        let mut taken = 0;
+        let ended = write(many(2_000), Dialect::Classic, |_| {
+            taken += 1;
+            if taken < 3 { Ok(()) } else { Err(fmt::Error) }
+        });
+        assert_eq!((ended, taken), (Err(fmt::Error), 3));
+    }
+
+    #[test]
     fn a_node_without_machines_still_has_every_family() {
         for dialect in [Dialect::Classic, Dialect::OpenMetrics] {
-            let text: String = Pages::new(Box::default(), dialect).collect();
-            let left_out = usize::from(dialect == Dialect::Classic);
-            assert_eq!(text.matches("# HELP").count(), FAMILIES.len() - left_out);
+            let families = |figures| text(figures, dialect).matches("# TYPE").count();
+            assert_eq!(families(Box::default()), families(figures()));
+        }
+    }
+
+    /// `cargo test --release -p meter-daemon --lib metrics -- --ignored --nocapture`
+    #[test]
+    #[ignore = "figures of a full node, in release mode"]
+    #[expect(clippy::disallowed_methods, reason = "it measures real time")]
+    fn a_full_nodes_text_is_written_in_less_than_a_second() {
+        let mut full = many(20_000);
+        let template = full.machines[0].clone();
+        full.machines = (0..10_000)
+            .map(|number| MachineFigures {
+                machine: format!("web{number}").into(),
+                ..template.clone()
+            })
+            .collect();
+        for dialect in [Dialect::OpenMetrics, Dialect::Classic] {
+            let (mut bytes, mut largest) = (0, 0);
+            let figures = full.clone();
+            let began = std::time::Instant::now();
+            write(figures, dialect, |page| {
+                bytes += page.len();
+                largest = largest.max(page.capacity());
+                Ok(())
+            })
+            .unwrap();
+            let took = began.elapsed();
+            println!("{dialect:?}: {bytes} bytes in {took:?}, largest page {largest}");
+            assert!(took < Duration::from_secs(1));
         }
     }
 

@@ -109,6 +109,16 @@ fn an_interface_named_by_a_machine_is_its_own_whatever_the_patterns_say() {
 }
 
 #[test]
+fn a_bridge_that_took_over_the_address_of_a_port_is_nobodys() {
+    let config = config("[[machine]]\nid = \"a\"\nmacs = [\"52:54:00:12:34:56\"]\n");
+    for first in [0x52, 0xfe] {
+        let mac = Some([first, 0x54, 0, 0x12, 0x34, 0x56]);
+        assert_eq!(config.claim(&link(LinkKind::Other, "vmbr0", mac)), None);
+        assert!(config.claim(&link(LinkKind::Veth, "veth0", mac)).is_some());
+    }
+}
+
+#[test]
 fn a_tap_has_the_guests_mac_address_or_the_same_with_the_first_octet_fe() {
     let config = config("[[machine]]\nid = \"a\"\nmacs = [\"52:54:00:12:34:56\"]\n");
     for (mac, expected) in [

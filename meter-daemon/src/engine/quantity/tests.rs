@@ -1,3 +1,5 @@
+//! What is taken, what is not, and what is said instead.
+
 use proptest::prelude::*;
 
 use super::*;

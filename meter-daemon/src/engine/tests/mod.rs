@@ -1,1 +1,10 @@
-//! Tests of the engine.
+//! Tests of the engine against the specification, with plans built in Rust.
+
+mod build;
+mod commands;
+mod laws;
+mod purity;
+mod scale;
+mod systems;
+mod time;
+mod world;

@@ -1,5 +1,10 @@
 //! `kill -9` at any instant: what was acknowledged is there, once.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "it runs itself as another process, and kills it after a while"
+)]
+
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::Path,

@@ -187,10 +187,10 @@ fn a_damaged_ledger_is_refused_at_start_and_left_as_it_is() {
     type Damage = fn(&fs::File);
     let damages: [(&str, Damage); 5] = [
         ("its header", |file| {
-            file.write_all_at(b"not SQLite at all", 0).unwrap()
+            file.write_all_at(b"not SQLite at all", 0).unwrap();
         }),
         ("a table's root page", |file| {
-            file.write_all_at(&[0xff; 4096], 4096 * 2).unwrap()
+            file.write_all_at(&[0xff; 4096], 4096 * 2).unwrap();
         }),
         ("a page in the middle", |file| {
             let middle = file.metadata().unwrap().len() / 2 / 4096 * 4096;
@@ -217,7 +217,7 @@ fn a_damaged_ledger_is_refused_at_start_and_left_as_it_is() {
         );
         let text = refused.to_string();
         assert!(
-            text.contains(path.to_str().unwrap()) && text.contains("Restore a backup"),
+            text.contains(path.to_str().unwrap()) && text.contains("restore a backup"),
             "{text}"
         );
         assert_eq!(
@@ -273,6 +273,7 @@ fn a_ledger_of_a_newer_meterd_is_refused_by_number_and_left_as_it_is() {
 fn a_ledger_that_was_begun_and_not_finished_is_begun_again() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("ledger.db.new"), b"half").unwrap();
+    fs::write(directory.path().join("ledger.db.new-journal"), b"half").unwrap();
     let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
     ledger.record(&minute(0)).unwrap();
     assert!(!directory.path().join("ledger.db.new").exists());
@@ -283,11 +284,49 @@ fn a_database_that_does_not_switch_to_a_write_ahead_log_is_refused() {
     // One in memory cannot, and says so only in the row that the pragma returns: as a disk
     // does that fails at that moment.
     let memory = Connection::open_in_memory().unwrap();
-    let refused = sqlite::write_ahead(&memory, Path::new("ledger.db")).unwrap_err();
+    let refused = file::write_ahead(&memory, Path::new("ledger.db")).unwrap_err();
     assert!(
         refused.to_string().contains("journal mode `memory`"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_switch_to_a_write_ahead_log_that_fails_after_it_was_announced_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger.db");
+    let mut connection = Connection::open(&path).unwrap();
+    connection.execute_batch("CREATE TABLE t (a)").unwrap();
+    // The pragma returns its row, and its commit fails: as it does when a disk fails then.
+    connection.commit_hook(Some(|| true)).unwrap();
+    assert!(file::write_ahead(&connection, &path).is_err());
+    connection.commit_hook(None::<fn() -> bool>).unwrap();
+    file::write_ahead(&connection, &path).unwrap();
+}
+
+#[test]
+fn of_a_large_ledger_every_table_but_the_minutes_and_hours_is_checked_at_start() {
+    for (table, found) in [("machine_state", true), ("event", true), ("minute", false)] {
+        let directory = grown();
+        let path = directory.path().join("ledger.db");
+        let connection = Connection::open(&path).unwrap();
+        file::check_small_tables(&connection, &path).unwrap();
+        let root: u64 = connection
+            .query_row(
+                "SELECT rootpage FROM sqlite_schema WHERE name = ?1",
+                [table],
+                |row| row.get::<_, i64>(0),
+            )
+            .unwrap()
+            .unsigned_abs();
+        drop(connection);
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[0xa5; 4096], (root - 1) * 4096).unwrap();
+        drop(file);
+        let connection = Connection::open(&path).unwrap();
+        let refused = file::check_small_tables(&connection, &path).is_err();
+        assert_eq!(refused, found, "{table}");
+    }
 }
 
 #[test]

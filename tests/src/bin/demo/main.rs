@@ -252,19 +252,15 @@ impl<'a> Demo<'a> {
 
     /// One bulk flow, and an echo request every third of a second beside it.
     fn throttled_goodput(&mut self, way: Way, what: &str) -> Result<(f64, Pings)> {
-        const SETTLE: Duration = Duration::from_secs(2);
-        const WINDOW: u32 = 7;
+        const WINDOW: u32 = 8;
         let (world, guest) = (self.node.world.clone(), self.web1.party.clone());
         let bulk = match way {
             Way::Received => Bulk::start(&world, &guest, 1)?,
             Way::Sent => Bulk::start(&guest, &world, 1)?,
         };
         std::thread::scope(|scope| {
-            let pings = scope.spawn(|| {
-                std::thread::sleep(SETTLE);
-                ping(&guest, world.v4, 18, Duration::from_millis(350))
-            });
-            std::thread::sleep(SETTLE);
+            bulk.settle()?;
+            let pings = scope.spawn(|| ping(&guest, world.v4, 20, Duration::from_millis(350)));
             let (start, first) = (Instant::now(), bulk.arrived());
             let mut goodput = 0.0;
             for _ in 0..WINDOW {
@@ -300,21 +296,10 @@ impl<'a> Demo<'a> {
 
     fn top_up(&mut self) -> Result<()> {
         self.screen.act("Volume from the pool");
-        let arguments = [
-            "top-up",
-            "web1",
-            "200 MB",
-            "--from-pool",
-            "--reason",
-            "demo",
-        ];
-        self.type_command(
-            "meterd top-up web1 \"200 MB\" --from-pool --reason demo",
-            &arguments,
-        )?;
+        let arguments = ["top-up", "web1", "200 MB", "--from-pool"];
+        self.type_command("meterd top-up web1 \"200 MB\" --from-pool", &arguments)?;
         self.meterd
             .wait_for_state("web1", "normal", Duration::from_secs(5))?;
-        self.show_events()?;
         let left = bytes(&self.meterd.status("web1")?["pool"], "left")?;
         self.checks.note(
             "left in the pool",
@@ -387,11 +372,9 @@ impl<'a> Demo<'a> {
             let (paint, words) = match event["event"].as_str() {
                 Some("notice") => (Paint::Yellow, text("message")),
                 Some("throttled") => (Paint::Red, format!("by the rule “{}”", text("rule"))),
-                Some("topped-up") => (Paint::Green, volume(bytes(event, "volume")?)),
-                Some("restored") => (Paint::Green, text("cause")),
                 _ => continue,
             };
-            self.screen.now(&text("event"), paint, &words);
+            self.screen.said(&text("event"), paint, &words);
         }
         self.events_shown = events.len();
         Ok(())

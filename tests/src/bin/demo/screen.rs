@@ -13,6 +13,13 @@ pub(crate) struct Screen {
     moving: bool,
 }
 
+/// What a line is as wide as at most.
+const COLUMNS: usize = 80;
+/// Of that, what is said first of each.
+const WHAT: usize = 13;
+/// And what remains for the text.
+const TEXT: usize = COLUMNS - 12 - WHAT;
+
 /// How a piece of text is shown on a terminal.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Paint {
@@ -79,6 +86,12 @@ impl Screen {
         self.write(&format!("{line}\n"), false);
     }
 
+    /// Something that was said now, at whatever length.
+    pub(crate) fn said(&mut self, what: &str, paint: Paint, text: &str) {
+        let indent = format!("\n{}", " ".repeat(COLUMNS - TEXT));
+        self.now(what, paint, &wrapped(text).join(&indent));
+    }
+
     /// Something that goes on: the next line takes its place, on a terminal.
     pub(crate) fn moving(&mut self, what: &str, paint: Paint, text: &str) {
         if self.terminal {
@@ -88,11 +101,9 @@ impl Screen {
     }
 
     fn timed(&self, what: &str, paint: Paint, text: &str) -> String {
-        let time = self.paint(
-            Paint::Dim,
-            &format!("{:5.1} s", self.elapsed().as_secs_f64()),
-        );
-        let what = self.paint(paint, &format!("{what:<10}"));
+        let seconds = self.elapsed().as_secs_f64();
+        let time = self.paint(Paint::Dim, &format!("{seconds:5.1} s"));
+        let what = self.paint(paint, &format!("{what:<WHAT$}"));
         format!("  {time}  {what} {text}")
     }
 
@@ -115,6 +126,22 @@ impl Screen {
         let rest = self.paint(Paint::Dim, &"░".repeat(25 - full));
         format!("{}{rest}", self.paint(paint, &"█".repeat(full)))
     }
+}
+
+/// In lines of at most [`TEXT`].
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.last_mut().filter(|line| {
+            line.is_empty() || line.chars().count() + 1 + word.chars().count() <= TEXT
+        });
+        match last {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) => *line += &format!(" {word}"),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// `30.5 MB`
@@ -160,6 +187,17 @@ pub(crate) fn time(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_is_wrapped_between_words() {
+        assert_eq!(wrapped(""), [""]);
+        assert_eq!(wrapped("a few words"), ["a few words"]);
+        let lines = wrapped(&"abcd ".repeat(25));
+        assert_eq!(
+            lines.iter().map(|line| line.len()).collect::<Vec<_>>(),
+            [54, 54, 14]
+        );
+    }
 
     #[test]
     fn figures_have_one_digit_behind_the_point_and_the_unit_that_fits() {

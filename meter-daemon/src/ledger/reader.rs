@@ -1,0 +1,117 @@
+//! The SQLite store's readers, each of a connection of its own.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OpenFlags};
+
+use super::{
+    EventFilter, LedgerError, Queued, Resolution, UsageRow, Verified, file, outbox, query, schema,
+    verify,
+};
+use crate::engine::units::MachineId;
+
+/// Reads beside the writer, each answer from one state of the ledger.
+#[derive(Debug)]
+pub struct Reader {
+    connection: Connection,
+    file: PathBuf,
+}
+
+impl Reader {
+    /// Reads the ledger of a state directory, whether a daemon runs on it or not.
+    ///
+    /// # Errors
+    /// See [`LedgerError`].
+    pub fn open(directory: &Path) -> Result<Self, LedgerError> {
+        let file = directory.join(file::NAME);
+        if file::exists(&file)? {
+            Self::of(file)
+        } else {
+            let missing = io::Error::from(io::ErrorKind::NotFound);
+            Err(LedgerError::io("reading the ledger", &file, &missing))
+        }
+    }
+
+    pub(super) fn of(file: PathBuf) -> Result<Self, LedgerError> {
+        let connection = file::connect(&file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        schema::check(&connection, &file)?;
+        Ok(Self { connection, file })
+    }
+
+    /// A machine's history: rows that start in `[from, to)`, ordered, not overlapping, each
+    /// with traffic. Hours, days and months are those of the zones that the machine was in
+    /// at the time.
+    ///
+    /// # Errors
+    /// Why it could not be read.
+    pub fn usage(
+        &self,
+        machine: &MachineId,
+        by: Resolution,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> Result<Vec<UsageRow>, LedgerError> {
+        self.read("reading a history", |connection| {
+            query::usage(connection, machine, by, from, to)
+        })
+    }
+
+    /// Events with their sequence numbers, oldest first.
+    ///
+    /// # Errors
+    /// Why they could not be read.
+    pub fn events(
+        &self,
+        filter: &EventFilter,
+    ) -> Result<Vec<(u64, serde_json::Value)>, LedgerError> {
+        self.read("reading events", |connection| {
+            query::events(connection, filter)
+        })
+    }
+
+    /// The oldest notices that wait, at most so many.
+    ///
+    /// # Errors
+    /// Why they could not be read.
+    pub fn outbox_pending(&self, limit: usize) -> Result<Vec<Queued>, LedgerError> {
+        self.read("reading the outbox", |connection| {
+            outbox::pending(connection, limit)
+        })
+    }
+
+    /// How many notices wait.
+    ///
+    /// # Errors
+    /// Why they could not be counted.
+    pub fn outbox_waiting(&self) -> Result<u64, LedgerError> {
+        self.read("reading the outbox", outbox::waiting)
+    }
+
+    /// Checks the whole file, and that every row is the sum of its parts.
+    ///
+    /// # Errors
+    /// [`LedgerError::Corrupt`] where the file is damaged; or why it could not be read.
+    pub fn verify(&self) -> Result<Verified, LedgerError> {
+        file::check_integrity(&self.connection, &self.file, "PRAGMA integrity_check(1)")?;
+        self.read("verifying", verify::verify)
+    }
+
+    /// Within one transaction, so that an answer is of one state.
+    fn read<T>(
+        &self,
+        attempt: &'static str,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        let transact = || {
+            let transaction = self.connection.unchecked_transaction()?;
+            let answer = read(&transaction)?;
+            transaction.commit()?;
+            Ok(answer)
+        };
+        transact().map_err(|error| LedgerError::sqlite(attempt, &self.file, &error))
+    }
+}

@@ -1,0 +1,116 @@
+//! What is stopped moves nothing, either way, and spends nothing; what is lifted moves again.
+//! At the poll, for now: the kernel's own limits come later.
+
+use std::time::Duration;
+
+use meter_tests::{
+    Result, links,
+    meterd::{End, bytes, sample},
+    sandbox::Sandbox,
+    scene::{MACHINE, Scene, until_metered},
+    topology::Port,
+    traffic::{Tcp, ping},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+const CAPPED: &str = "
+allowance = '2 MB'
+[[rule]]
+used = '100%'
+cap = '3 MB'
+notify = true
+";
+
+fn scene<'a>(sandbox: &'a Sandbox, plan: &str) -> Result<Scene<'a>> {
+    let scene = Scene::prepare(
+        sandbox,
+        "
+poll-interval = '1s'
+[metrics]
+listen = '127.0.0.1:9750'
+[[discover]]
+interface = '^tap(?<machine>\\d+)i'
+plan = 'small'
+",
+    )?;
+    scene.meterd.write("plans/small.toml", plan)?;
+    scene.started()
+}
+
+fn answered(scene: &Scene<'_>) -> Result<usize> {
+    let pings = ping(&scene.guest.party, scene.node.world.v4, 1, Duration::ZERO)?;
+    Ok(pings.answered.len())
+}
+
+#[test]
+fn a_suspension_by_staff_drops_everything_until_it_is_lifted_and_is_not_usage() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = scene(sandbox, "allowance = '1 TB'")?;
+        let meterd = &scene.meterd;
+        assert_eq!(answered(&scene)?, 1);
+        let before = meterd.counted(MACHINE)?;
+        meterd.text(&["suspend", MACHINE, "--reason", "abuse"])?;
+        assert_eq!(meterd.status(MACHINE)?["state"], "suspended");
+        assert_eq!(answered(&scene)?, 0);
+        assert_eq!(
+            meterd.counted(MACHINE)?,
+            before,
+            "what is dropped is not used"
+        );
+        let metrics = meterd.metrics(9750)?;
+        let labels = [
+            ("reason", "suspended"),
+            ("direction", "sent"),
+            ("machine", MACHINE),
+        ];
+        let dropped = sample(&metrics, "meterd_dropped_bytes_total", &labels);
+        assert!(dropped.is_some_and(|bytes| bytes > 0.0), "{metrics}");
+
+        meterd.text(&["lift", MACHINE])?;
+        assert_eq!(meterd.status(MACHINE)?["state"], "normal");
+        assert_eq!(answered(&scene)?, 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_suspended_machines_new_tap_passes_nothing_and_so_it_is_after_a_crash() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let mut scene = scene(sandbox, "allowance = '1 TB'")?;
+        scene.meterd.text(&["suspend", MACHINE])?;
+        links::delete("tap101i0")?;
+        scene.guest = scene.node.plug(Port::of(101))?;
+        until_metered("tap101i0")?;
+        assert_eq!(answered(&scene)?, 0, "the new tap");
+        scene.meterd.stop(End::Killed)?;
+        assert_eq!(answered(&scene)?, 0, "the daemon dead");
+        scene.meterd.start()?;
+        assert_eq!(answered(&scene)?, 0, "the daemon back");
+        scene.meterd.text(&["lift", MACHINE])?;
+        assert_eq!(answered(&scene)?, 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_cap_lets_its_volume_pass_and_then_nothing_until_volume_is_added() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = scene(sandbox, CAPPED)?;
+        let meterd = &scene.meterd;
+        let (guest, world) = (&scene.guest.party, &scene.node.world);
+        Tcp::v4(2_000_000).run(world, guest)?;
+        meterd.wait_for_state(MACHINE, "capped", SOON)?;
+        let left = bytes(&meterd.status(MACHINE)?, "cap_remaining")?;
+        assert!((2_500_000..=3_000_000).contains(&left), "{left}");
+        assert_eq!(answered(&scene)?, 1, "within the cap");
+        Tcp::v4(3_000_000).run(world, guest)?;
+        // The daemon acts at its poll, or when somebody asks.
+        assert_eq!(bytes(&meterd.status(MACHINE)?, "cap_remaining")?, 0);
+        assert_eq!(answered(&scene)?, 0, "the cap is used up");
+        meterd.text(&["top-up", MACHINE, "10 MB"])?;
+        assert_eq!(meterd.status(MACHINE)?["state"], "normal");
+        assert_eq!(answered(&scene)?, 1);
+        Ok(())
+    })
+}
