@@ -3,45 +3,24 @@
 //! Level-triggered: an event says which state an interface is in now, and whoever missed
 //! some asks for all. An interface is its ifindex; names are for people, and wander.
 
-#![expect(
-    unsafe_code,
-    reason = "tokio has no safe way to wait for a socket of another crate"
-)]
+use std::collections::BTreeMap;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    io,
-    os::fd::AsFd,
-};
-
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    link::{LinkAttribute, LinkFlags, LinkHeader, LinkMessage},
-    tc::TcHeader,
+    link::{LinkAttribute, LinkFlags, LinkMessage},
+    tc::TcMessage,
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use tokio::io::{Interest, unix::AsyncFd};
+use rtnetlink::LinkUnspec;
 
 use super::netlink::{
-    Message, Netlink, NetlinkError, Reply, Request, Requests, attribute, attributes, messages,
-    text, u32_at, u64_at,
+    self, Events, Netlink, NetlinkError, Requests, attribute, text, u32_at, u64_at, values,
 };
 use crate::engine::units::Bytes;
 
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
-const RTM_NEWQDISC: u16 = 36;
-const RTM_DELQDISC: u16 = 37;
-const RTM_NEWTCLASS: u16 = 40;
-const RTM_DELTCLASS: u16 = 41;
-
-const LINK_HEADER: usize = 16;
-
 /// Asked for; a burst of 1000 new interfaces is about 4 MB of socket memory.
 const EVENT_BUFFER: usize = 32 << 20;
-
-/// One datagram of an event socket is one message; VFs can make it long.
-const LARGEST_EVENT: usize = 256 << 10;
 
 /// A network interface of this host, as of one message of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,8 +94,7 @@ pub enum AdminState {
 /// The interfaces of the network namespace that [`Links::open`] was called in.
 pub struct Links {
     netlink: Netlink,
-    events: AsyncFd<Socket>,
-    pending: VecDeque<LinkChange>,
+    events: Events,
 }
 
 impl Links {
@@ -128,25 +106,10 @@ impl Links {
 
     /// As [`Links::open`], with room for this many bytes of events.
     pub fn open_with_buffer(bytes: usize) -> Result<Self, NetlinkError> {
-        let subscribe = || -> io::Result<AsyncFd<Socket>> {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            // Forcing past net.core.rmem_max takes CAP_NET_ADMIN of the first namespace.
-            use rustix::net::sockopt;
-            sockopt::set_socket_recv_buffer_size_force(socket.as_fd(), bytes)
-                .or_else(|_| sockopt::set_socket_recv_buffer_size(socket.as_fd(), bytes))?;
-            socket.bind(&SocketAddr::new(0, 0))?;
-            socket.add_membership(libc::RTNLGRP_LINK)?;
-            socket.add_membership(libc::RTNLGRP_TC)?;
-            socket.set_non_blocking(true)?;
-            // SAFETY: `Socket` owns its descriptor, closes it only when it is dropped, and has
-            // no way to exchange it; the AsyncFd owns the socket.
-            Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
-        };
         Ok(Self {
             netlink: Netlink::open()?,
-            events: subscribe()
+            events: netlink::events(bytes)
                 .map_err(|error| NetlinkError::new("subscribe to changes of interfaces", error))?,
-            pending: VecDeque::new(),
         })
     }
 
@@ -165,62 +128,50 @@ impl Links {
     /// Sets an interface administratively up or down.
     pub async fn set(&self, ifindex: u32, state: AdminState) -> Result<(), NetlinkError> {
         self.netlink
-            .run(move |requests| requests.apply(vec![change_state(ifindex, state, None)]))
+            .run(move |requests| set(requests, ifindex, state, None))
             .await
     }
 
     /// The next change. Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> LinkChange {
         loop {
-            if let Some(change) = self.pending.pop_front() {
-                return change;
-            }
-            let Ok(mut ready) = self.events.readable().await else {
-                // Only when the runtime shuts down.
-                return std::future::pending().await;
-            };
-            let mut datagram = Vec::with_capacity(LARGEST_EVENT);
-            match ready.try_io(|socket| socket.get_ref().recv(&mut datagram, libc::MSG_TRUNC)) {
-                // Longer than the buffer: cut off, so as good as lost.
-                Ok(Ok(length)) if length > datagram.len() => return LinkChange::Overrun,
-                Ok(Ok(_)) => self
-                    .pending
-                    .extend(messages(&datagram).iter().filter_map(change)),
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                // ENOBUFS, or no memory: the kernel has dropped messages, and goes on doing so
-                // until the socket is empty (NETLINK_S_CONGESTED).
-                Ok(Err(_)) => {
+            match self.events.next().await {
+                Some(NetlinkPayload::InnerMessage(message)) => {
+                    if let Some(change) = change(&message) {
+                        return change;
+                    }
+                }
+                Some(NetlinkPayload::Overrun(_)) => {
                     self.discard();
                     return LinkChange::Overrun;
                 }
-                Err(_would_block) => {}
+                Some(_) => {}
+                // Only when the runtime shuts down.
+                None => return std::future::pending().await,
             }
         }
     }
 
-    /// Throws away what is queued: it is older than the dump that follows.
-    fn discard(&self) {
-        let mut datagram = Vec::with_capacity(64);
-        loop {
-            datagram.clear();
-            match self.events.get_ref().recv(&mut datagram, 0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                _ => {}
-            }
-        }
+    /// Throws away what is queued: it is older than the dump that follows. The kernel, too,
+    /// drops messages until the socket is empty (NETLINK_S_CONGESTED).
+    fn discard(&mut self) {
+        while let Some(Some(_)) = self.events.next().now_or_never() {}
     }
 }
 
-/// The first change of interest that a message tells of.
-fn change(message: &Message) -> Option<LinkChange> {
-    match message.kind {
-        RTM_NEWLINK => link(&message.payload).map(LinkChange::Present),
-        RTM_DELLINK => link(&message.payload).map(LinkChange::Gone),
-        RTM_NEWQDISC | RTM_DELQDISC | RTM_NEWTCLASS | RTM_DELTCLASS => {
-            let header = TcHeader::parse(&message.payload).ok()?;
-            let ifindex = u32::try_from(header.index).ok()?;
-            Some(LinkChange::QdiscChanged { ifindex })
-        }
+/// The change of interest that a message tells of.
+fn change(message: &RouteNetlinkMessage) -> Option<LinkChange> {
+    let of_a_qdisc = |message: &TcMessage| {
+        let ifindex = u32::try_from(message.header.index).ok()?;
+        Some(LinkChange::QdiscChanged { ifindex })
+    };
+    match message {
+        RouteNetlinkMessage::NewLink(message) => link(message).map(LinkChange::Present),
+        RouteNetlinkMessage::DelLink(message) => link(message).map(LinkChange::Gone),
+        RouteNetlinkMessage::NewQueueDiscipline(message)
+        | RouteNetlinkMessage::DelQueueDiscipline(message)
+        | RouteNetlinkMessage::NewTrafficClass(message)
+        | RouteNetlinkMessage::DelTrafficClass(message) => of_a_qdisc(message),
         _ => None,
     }
 }
@@ -232,7 +183,10 @@ pub(super) fn dump(requests: &mut Requests) -> Result<Vec<Link>, NetlinkError> {
     // Where a dump was interrupted the attempts follow one another: the last word counts.
     let links: BTreeMap<u32, Link> = replies
         .iter()
-        .filter_map(|reply| link(reply))
+        .filter_map(|reply| match reply {
+            RouteNetlinkMessage::NewLink(message) => link(message),
+            _ => None,
+        })
         .map(|link| (link.ifindex, link))
         .collect();
     Ok(links.into_values().collect())
@@ -240,73 +194,62 @@ pub(super) fn dump(requests: &mut Requests) -> Result<Vec<Link>, NetlinkError> {
 
 /// One interface, if it is there.
 pub(super) fn get(requests: &mut Requests, ifindex: u32) -> Result<Option<Link>, NetlinkError> {
-    let mut message = LinkMessage::default();
-    message.header.index = ifindex;
-    found(requests.get(
-        &format!("read interface {ifindex}"),
-        RouteNetlinkMessage::GetLink(message),
-    ))
+    let mut answer = requests.links().get().match_index(ifindex).execute();
+    let attempt = format!("read interface {ifindex}");
+    found(requests.wait(&attempt, answer.try_next()))
 }
 
 /// The interface that has this name now.
 pub(super) fn named(requests: &mut Requests, name: &str) -> Result<Option<Link>, NetlinkError> {
-    let mut message = LinkMessage::default();
-    message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
-    found(requests.get(
-        &format!("look for an interface named {name}"),
-        RouteNetlinkMessage::GetLink(message),
-    ))
+    let mut answer = requests.links().get().match_name(name).execute();
+    let attempt = format!("look for an interface named {name}");
+    found(requests.wait(&attempt, answer.try_next()))
 }
 
-fn found(answer: Result<Option<Reply>, NetlinkError>) -> Result<Option<Link>, NetlinkError> {
+fn found(answer: Result<Option<LinkMessage>, NetlinkError>) -> Result<Option<Link>, NetlinkError> {
     match answer {
-        Ok(reply) => Ok(reply.and_then(|reply| link(&reply))),
+        Ok(message) => Ok(message.and_then(|message| link(&message))),
         Err(error) if error.is(rustix::io::Errno::NODEV) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// The request that sets an interface up or down, and perhaps its alias beside.
-pub(super) fn change_state(ifindex: u32, state: AdminState, alias: Option<String>) -> Request {
-    let mut message = LinkMessage::default();
-    message.header = LinkHeader {
-        index: ifindex,
-        flags: match state {
-            AdminState::Up => LinkFlags::Up,
-            AdminState::Down => LinkFlags::empty(),
-        },
-        change_mask: LinkFlags::Up,
-        ..LinkHeader::default()
+/// Sets an interface up or down, and perhaps its alias beside.
+pub(super) fn set(
+    requests: &mut Requests,
+    ifindex: u32,
+    state: AdminState,
+    alias: Option<String>,
+) -> Result<(), NetlinkError> {
+    let link = LinkUnspec::new_with_index(ifindex);
+    let (mut link, word) = match state {
+        AdminState::Up => (link.up(), "up"),
+        AdminState::Down => (link.down(), "down"),
     };
-    message.attributes = alias.map(LinkAttribute::IfAlias).into_iter().collect();
-    let word = match state {
-        AdminState::Up => "up",
-        AdminState::Down => "down",
-    };
-    Request {
-        attempt: format!("set interface {ifindex} {word}"),
-        message: RouteNetlinkMessage::SetLink(message),
-        flags: 0,
+    if let Some(alias) = alias {
+        link = link.append_extra_attribute(LinkAttribute::IfAlias(alias));
     }
+    let answer = requests.links().set(link.build()).execute();
+    requests.wait(&format!("set interface {ifindex} {word}"), answer)
 }
 
 /// The link that a message is about. `None` for what is not about one: a bridge tells of its
 /// ports in the same words (AF_BRIDGE, where RTM_DELLINK means that a port has left the
 /// bridge), and a radio of its scans (without statistics).
-fn link(payload: &[u8]) -> Option<Link> {
-    let header = LinkHeader::parse(payload).ok()?;
+fn link(message: &LinkMessage) -> Option<Link> {
+    let header = &message.header;
     if header.interface_family != AddressFamily::Unspec {
         return None;
     }
     let (mut name, mut mac, mut mtu, mut kernel) = (None, None, 0, None);
     let mut kind = LinkKind::Other(String::new());
-    for (number, value) in attributes(payload.get(LINK_HEADER..)?) {
+    for (number, value) in values(&message.attributes) {
         match number {
-            libc::IFLA_IFNAME => name = Some(text(value)),
+            libc::IFLA_IFNAME => name = Some(text(&value)),
             libc::IFLA_ADDRESS => mac = value.try_into().ok(),
-            libc::IFLA_MTU => mtu = u32_at(value, 0)?,
-            libc::IFLA_STATS64 => kernel = counters(value),
-            libc::IFLA_LINKINFO => kind = link_kind(value),
+            libc::IFLA_MTU => mtu = u32_at(&value, 0)?,
+            libc::IFLA_STATS64 => kernel = counters(&value),
+            libc::IFLA_LINKINFO => kind = link_kind(&value),
             _ => {}
         }
     }
@@ -355,18 +298,14 @@ fn link_kind(info: &[u8]) -> LinkKind {
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_core::{DefaultNla, Emitable};
+    use netlink_packet_core::NetlinkMessage;
 
     use super::*;
+    use crate::host::verbatim;
 
     fn attributes_of(attributes: &[(u16, &[u8])]) -> Vec<u8> {
-        let attributes: Vec<DefaultNla> = attributes
-            .iter()
-            .map(|(number, value)| DefaultNla::new(*number, value.to_vec()))
-            .collect();
-        let mut bytes = vec![0; attributes.as_slice().buffer_len()];
-        attributes.as_slice().emit(&mut bytes);
-        bytes
+        let owned = |(number, value): &(u16, &[u8])| (*number, value.to_vec());
+        netlink::written(attributes.iter().map(owned))
     }
 
     #[test]
@@ -390,14 +329,22 @@ mod tests {
     #[test]
     fn an_attribute_that_is_malformed_hides_neither_the_link_nor_what_stands_before_it() {
         let statistics: Vec<u8> = (1..=4_u64).flat_map(u64::to_ne_bytes).collect();
-        let mut message = vec![0; LINK_HEADER];
-        message[4] = 7;
+        let mut message = vec![0; 32];
+        message[4] = 16;
+        message[20] = 7;
         message.extend(attributes_of(&[
             (libc::IFLA_IFNAME, b"tap0\0"),
             (libc::IFLA_STATS64, &statistics),
             (libc::IFLA_ADDRESS, &[1, 2, 3]),
         ]));
         message.extend([255, 255, 1, 0]);
+        message[0] = message.len().try_into().unwrap();
+        let message = verbatim::disguised(&message).unwrap();
+        let message = NetlinkMessage::deserialize(&message).unwrap();
+        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) = message.payload
+        else {
+            panic!("{message:?}");
+        };
         let link = link(&message).unwrap();
         assert_eq!(
             (link.ifindex, link.name.as_str(), link.mac),

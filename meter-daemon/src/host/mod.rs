@@ -23,4 +23,5 @@ mod pins;
 mod rcu;
 mod tc;
 mod tcx;
+mod verbatim;
 mod words;

@@ -1,27 +1,28 @@
-//! rtnetlink: requests, acknowledgements, dumps. Knows framing and errors, no subject.
-//!
-//! Requests are written with netlink-packet-route's types. What the kernel says is read
-//! attribute by attribute instead: the typed parsers refuse a whole message for a single
-//! attribute that a newer kernel has changed, and the guest behind it would go unmetered.
+//! rtnetlink: requests, acknowledgements, dumps, and what the kernel says unasked. Knows
+//! framing and errors, no subject.
 
 use std::{
-    future, io,
-    os::fd::AsFd,
-    panic,
+    future, io, panic,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream};
 use netlink_packet_core::{
-    NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR,
-    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NlasIterator,
+    DefaultNla, Emitable, ErrorMessage, NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR,
+    NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
+use rtnetlink::{Handle, LinkHandle, MulticastGroup, proto::ConnectionHandle};
+use tokio::{
+    runtime::{self, Runtime},
+    task::JoinHandle,
+};
 
-/// The kernel never sends more than 32 KiB at a time (netlink_recvmsg, max_recvmsg_len).
-const LARGEST_DATAGRAM: usize = 64 << 10;
+use super::verbatim::{self, Verbatim};
 
 /// The kernel answers while it is being asked; past this, something is badly wrong with it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,6 +46,14 @@ impl NetlinkError {
             attempt: attempt.into(),
             source,
             detail: None,
+        }
+    }
+
+    fn refused(attempt: &str, answer: &ErrorMessage) -> Self {
+        Self {
+            attempt: attempt.to_owned(),
+            source: answer.to_io(),
+            detail: extended(answer),
         }
     }
 
@@ -79,10 +88,16 @@ pub(super) struct Request {
     pub(super) flags: u16,
 }
 
-/// An object that the kernel sent: what follows the netlink header.
-pub(super) type Reply = Vec<u8>;
+/// The kernel's own words: they follow the copy of the request (see
+/// Documentation/userspace-api/netlink/intro.rst, "Ext ACK").
+fn extended(answer: &ErrorMessage) -> Option<String> {
+    const NLMSGERR_ATTR_MSG: u16 = 1;
+    let copied = usize::try_from(u32_at(&answer.header, 0)?).ok()?;
+    let attributes = answer.header.get(copied.next_multiple_of(4)..)?;
+    attribute(attributes, NLMSGERR_ATTR_MSG).map(text)
+}
 
-/// A socket for requests, shared by clones, used off the runtime's own threads: the kernel
+/// Connections for requests, shared by clones, used off the runtime's own threads: the kernel
 /// does the work inside the system call, and may wait there for the RTNL lock.
 #[derive(Clone)]
 pub(super) struct Netlink(Arc<Mutex<Requests>>);
@@ -92,14 +107,14 @@ impl Netlink {
         Ok(Self(Arc::new(Mutex::new(Requests::open()?))))
     }
 
-    /// Runs `work` with the socket to itself.
+    /// Runs `work` with the connections to itself.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Requests) -> T + Send + 'static,
     ) -> T {
         let requests = Arc::clone(&self.0);
         let task = tokio::task::spawn_blocking(move || {
-            // What a panic left behind on the socket is skipped by its sequence number.
+            // The answers that a panic left behind are not those to the next requests.
             work(&mut requests.lock().unwrap_or_else(PoisonError::into_inner))
         });
         match task.await {
@@ -113,91 +128,106 @@ impl Netlink {
     }
 }
 
-/// The request socket itself.
+/// The connections themselves, driven by whoever waits for an answer.
 pub(super) struct Requests {
-    socket: Socket,
-    sequence: u32,
+    /// Taken only when all is dropped.
+    runtime: Option<Runtime>,
+    handle: Handle,
+    /// Several requests in one system call: rtnetlink's own handle sends one at a time, and a
+    /// daemon that is killed between two of them would leave half a root behind.
+    batches: ConnectionHandle<RouteNetlinkMessage>,
+    connections: [JoinHandle<()>; 2],
 }
 
 impl Requests {
     fn open() -> Result<Self, NetlinkError> {
-        let open = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            socket.bind_auto()?;
-            socket.connect(&SocketAddr::new(0, 0))?;
-            socket.set_ext_ack(true)?;
-            rustix::net::sockopt::set_socket_timeout(
-                socket.as_fd(),
-                rustix::net::sockopt::Timeout::Recv,
-                Some(PATIENCE),
-            )?;
-            Ok(socket)
-        };
+        Self::connect().map_err(|error| NetlinkError::new("open an rtnetlink socket", error))
+    }
+
+    fn connect() -> io::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let inside = runtime.enter();
+        let (mut connection, handle, _) = rtnetlink::new_connection_with_socket::<Verbatim>()?;
+        connection.socket_mut().socket_mut().set_ext_ack(true)?;
+        // The end of a dump says whether it was interrupted.
+        connection.set_forward_done(true);
+        let (mut batch_connection, batches, _) =
+            rtnetlink::proto::new_connection_with_socket::<_, TokioSocket>(NETLINK_ROUTE)?;
+        batch_connection
+            .socket_mut()
+            .socket_mut()
+            .set_ext_ack(true)?;
+        batch_connection.set_forward_ack(true);
+        drop(inside);
         Ok(Self {
-            socket: open().map_err(|error| NetlinkError::new("open an rtnetlink socket", error))?,
-            sequence: 0,
+            connections: [runtime.spawn(connection), runtime.spawn(batch_connection)],
+            runtime: Some(runtime),
+            handle,
+            batches,
         })
+    }
+
+    /// What can be asked of links; the answer is for [`Requests::wait`].
+    pub(super) fn links(&self) -> LinkHandle {
+        self.handle.link()
+    }
+
+    /// Waits for an answer, and gives the kernel's refusal the words for it.
+    pub(super) fn wait<T>(
+        &mut self,
+        attempt: &str,
+        answer: impl Future<Output = Result<T, rtnetlink::Error>>,
+    ) -> Result<T, NetlinkError> {
+        #[expect(clippy::expect_used, reason = "taken only by drop")]
+        let runtime = self.runtime.as_ref().expect("there until the end");
+        // A timer needs the runtime that it is made in.
+        let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
+        // A system call has failed. Not an answer, though rtnetlink takes the end of a
+        // connection for a success, or for there being no such link.
+        if self.connections.iter().any(JoinHandle::is_finished) {
+            *self = Self::open()?;
+            let lost = io::ErrorKind::ConnectionAborted.into();
+            return Err(NetlinkError::new(attempt, lost));
+        }
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(rtnetlink::Error::NetlinkError(answer))) => {
+                Err(NetlinkError::refused(attempt, &answer))
+            }
+            Ok(Err(error)) => Err(NetlinkError::new(attempt, io::Error::other(error))),
+            Err(_late) => Err(NetlinkError::new(attempt, io::ErrorKind::TimedOut.into())),
+        }
     }
 
     /// Sends all requests in one system call. The kernel works on them in order and does not
     /// stop at one that fails; the first failure is returned.
     pub(super) fn apply(&mut self, requests: Vec<Request>) -> Result<(), NetlinkError> {
-        let Some(last) = requests.len().checked_sub(1) else {
+        let (attempts, messages): (Vec<String>, Vec<_>) = requests
+            .into_iter()
+            .map(|request| {
+                let mut message = NetlinkMessage::from(request.message);
+                message.header.flags = NLM_F_REQUEST | NLM_F_ACK | request.flags;
+                (request.attempt, message)
+            })
+            .unzip();
+        let Some(first) = attempts.first() else {
             return Ok(());
         };
-        let first = self.sequence.wrapping_add(1);
-        let mut datagram = Vec::new();
-        let mut attempts = Vec::with_capacity(requests.len());
-        for Request {
-            attempt,
-            message,
-            flags,
-        } in requests
-        {
-            self.append(&mut datagram, message, flags | NLM_F_ACK);
-            attempts.push(attempt);
-        }
-        self.send(&datagram, &attempts[0])?;
-
-        let mut failure = None;
-        let mut answered = 0;
-        while answered <= last {
-            for message in self.receive(&attempts[answered])? {
-                let index = message.sequence.wrapping_sub(first) as usize;
-                if index > last || message.kind != NLMSG_ERROR {
-                    continue;
-                }
-                answered = index + 1;
-                if let Err(error) = message.acknowledgement(&attempts[index]) {
-                    failure.get_or_insert(error);
-                }
+        let answers = self.batches.request_batch(messages, SocketAddr::new(0, 0));
+        let answers = self.wait(first, async {
+            let answers = answers.map_err(|_| rtnetlink::Error::RequestFailed)?;
+            Ok(answers.collect::<Vec<_>>().await)
+        })?;
+        for (attempt, answer) in attempts.iter().zip(answers) {
+            if let NetlinkPayload::Error(answer) = answer.payload
+                && answer.code.is_some()
+            {
+                return Err(NetlinkError::refused(attempt, &answer));
             }
         }
-        failure.map_or(Ok(()), Err)
-    }
-
-    /// Asks for one object; what it is not there for is the caller's to read from the error.
-    pub(super) fn get(
-        &mut self,
-        attempt: &str,
-        message: RouteNetlinkMessage,
-    ) -> Result<Option<Reply>, NetlinkError> {
-        let mut datagram = Vec::new();
-        // With NLM_F_ACK an answer without an object, too, has an end.
-        let sequence = self.append(&mut datagram, message, NLM_F_ACK);
-        self.send(&datagram, attempt)?;
-        let mut found = None;
-        loop {
-            for message in self.receive(attempt)? {
-                if message.sequence != sequence {
-                    continue;
-                }
-                if message.kind == NLMSG_ERROR {
-                    return message.acknowledgement(attempt).map(|()| found);
-                }
-                found = Some(message.payload);
-            }
-        }
+        Ok(())
     }
 
     /// Asks for all objects. Where they changed under the dump it is begun anew, and what the
@@ -207,73 +237,51 @@ impl Requests {
         &mut self,
         attempt: &str,
         message: &RouteNetlinkMessage,
-    ) -> Result<Vec<Reply>, NetlinkError> {
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         let mut replies = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
-            if self.dump_once(attempt, message.clone(), &mut replies)? == Consistency::Whole {
+            let once = dump_once(self.handle.clone(), message.clone(), &mut replies);
+            if self.wait(attempt, once)? == Consistency::Whole {
                 break;
             }
         }
         Ok(replies)
     }
+}
 
-    fn dump_once(
-        &mut self,
-        attempt: &str,
-        message: RouteNetlinkMessage,
-        replies: &mut Vec<Reply>,
-    ) -> Result<Consistency, NetlinkError> {
-        let mut datagram = Vec::new();
-        let sequence = self.append(&mut datagram, message, NLM_F_DUMP);
-        self.send(&datagram, attempt)?;
-        let mut consistency = Consistency::Whole;
-        loop {
-            for message in self.receive(attempt)? {
-                if message.sequence != sequence {
-                    continue;
-                }
-                if message.flags & NLM_F_DUMP_INTR != 0 {
-                    consistency = Consistency::Interrupted;
-                }
-                match message.kind {
-                    NLMSG_DONE => return Ok(consistency),
-                    NLMSG_ERROR => return message.acknowledgement(attempt).map(|()| consistency),
-                    _ => replies.push(message.payload),
-                }
-            }
+impl Drop for Requests {
+    fn drop(&mut self) {
+        // To wait for it would be refused where a runtime waits for us.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
+}
 
-    fn append(&mut self, datagram: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) -> u32 {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.sequence_number = self.sequence;
-        header.flags = NLM_F_REQUEST | flags;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
-        message.finalize();
-        let start = datagram.len();
-        datagram.resize(start + message.buffer_len().next_multiple_of(4), 0);
-        message.serialize(&mut datagram[start..]);
-        self.sequence
-    }
-
-    fn send(&self, datagram: &[u8], attempt: &str) -> Result<(), NetlinkError> {
-        self.socket
-            .send(datagram, 0)
-            .map(drop)
-            .map_err(|error| NetlinkError::new(attempt, error))
-    }
-
-    fn receive(&self, attempt: &str) -> Result<Vec<Message>, NetlinkError> {
-        let mut datagram = Vec::with_capacity(LARGEST_DATAGRAM);
-        loop {
-            match self.socket.recv(&mut datagram, 0) {
-                Ok(_) => return Ok(messages(&datagram)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(NetlinkError::new(attempt, error)),
-            }
+/// Not by rtnetlink's own ways to list: they keep the headers to themselves, which say
+/// whether the list is consistent.
+async fn dump_once(
+    mut handle: Handle,
+    message: RouteNetlinkMessage,
+    replies: &mut Vec<RouteNetlinkMessage>,
+) -> Result<Consistency, rtnetlink::Error> {
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut answers = handle.request(request)?;
+    let mut consistency = Consistency::Whole;
+    while let Some(answer) = answers.next().await {
+        if answer.header.flags & NLM_F_DUMP_INTR != 0 {
+            consistency = Consistency::Interrupted;
+        }
+        match answer.payload {
+            NetlinkPayload::InnerMessage(reply) => replies.push(reply),
+            NetlinkPayload::Done(_) => return Ok(consistency),
+            NetlinkPayload::Error(error) => return Err(rtnetlink::Error::NetlinkError(error)),
+            _ => {}
         }
     }
+    // Cut off, so not the whole truth.
+    Err(rtnetlink::Error::RequestFailed)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -282,63 +290,41 @@ enum Consistency {
     Interrupted,
 }
 
-/// One message of a datagram.
-pub(super) struct Message {
-    pub(super) kind: u16,
-    flags: u16,
-    sequence: u32,
-    pub(super) payload: Vec<u8>,
+/// What the kernel says unasked.
+pub(super) type Events = stream::BoxStream<'static, NetlinkPayload<RouteNetlinkMessage>>;
+
+/// Subscribes to changes of links, qdiscs and classes, with room for this many bytes of them.
+/// [`NetlinkPayload::Overrun`] says that some were lost. Panics outside of a tokio runtime.
+pub(super) fn events(buffer: usize) -> io::Result<Events> {
+    use rustix::net::sockopt;
+
+    let groups = [MulticastGroup::Link, MulticastGroup::Tc];
+    let (mut connection, _, mut messages) =
+        rtnetlink::new_multicast_connection_with_socket::<Verbatim>(&groups)?;
+    let socket = connection.socket_mut().socket_ref();
+    // Forcing past net.core.rmem_max takes CAP_NET_ADMIN of the first namespace.
+    sockopt::set_socket_recv_buffer_size_force(socket, buffer)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, buffer))?;
+    // Read by whoever waits, not by a task of its own: what nobody takes stays in the kernel,
+    // within bounds, and an overrun comes out only when all that is older has been read.
+    let events = stream::poll_fn(move |context| {
+        if let Poll::Ready(message) = messages.poll_next_unpin(context) {
+            return Poll::Ready(message);
+        }
+        // It ends only when the runtime shuts down; else it reads all that there is.
+        let _ = pin!(tokio::task::unconstrained(&mut connection)).poll(context);
+        messages.poll_next_unpin(context)
+    });
+    Ok(events.map(|(message, _)| message.payload).boxed())
 }
 
-impl Message {
-    /// What an NLMSG_ERROR says: success is error 0.
-    fn acknowledgement(&self, attempt: &str) -> Result<(), NetlinkError> {
-        let code = self
-            .payload
-            .first_chunk()
-            .map_or(-libc::EBADMSG, |code| i32::from_ne_bytes(*code));
-        if code == 0 {
-            return Ok(());
-        }
-        Err(NetlinkError {
-            attempt: attempt.into(),
-            source: io::Error::from_raw_os_error(-code),
-            detail: self.extended(),
-        })
-    }
-
-    /// The kernel's own words: they follow the copy of the request (see
-    /// Documentation/userspace-api/netlink/intro.rst, "Ext ACK").
-    fn extended(&self) -> Option<String> {
-        const NLMSGERR_ATTR_MSG: u16 = 1;
-        if self.flags & NLM_F_ACK_TLVS == 0 {
-            return None;
-        }
-        let request = self.payload.get(4..)?;
-        let copied = if self.flags & NLM_F_CAPPED == 0 {
-            u32::from_ne_bytes(*request.first_chunk()?)
-        } else {
-            16
-        };
-        let attributes = request.get(usize::try_from(copied).ok()?.next_multiple_of(4)..)?;
-        attribute(attributes, NLMSGERR_ATTR_MSG).map(text)
-    }
-}
-
-/// The messages of a datagram.
-pub(super) fn messages(mut datagram: &[u8]) -> Vec<Message> {
-    let mut messages = Vec::new();
-    while let Ok(buffer) = NetlinkBuffer::new_checked(datagram) {
-        messages.push(Message {
-            kind: buffer.message_type(),
-            flags: buffer.flags(),
-            sequence: buffer.sequence_number(),
-            payload: buffer.payload().to_vec(),
-        });
-        let length = (buffer.length() as usize).next_multiple_of(4);
-        datagram = datagram.get(length..).unwrap_or_default();
-    }
-    messages
+/// The attributes of a message as the kernel wrote them: number and value.
+pub(super) fn values<A: Nla>(attributes: &[A]) -> impl Iterator<Item = (u16, Vec<u8>)> {
+    attributes.iter().map(|attribute| {
+        let mut value = vec![0; attribute.value_len()];
+        attribute.emit_value(&mut value);
+        (verbatim::number(attribute.kind()), value)
+    })
 }
 
 /// The attributes in `bytes` up to the first that is malformed: number and value.
@@ -353,6 +339,18 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
                 value.and_then(|v| v.get(..length)).unwrap_or_default(),
             )
         })
+}
+
+/// Attributes as they stand in a message: number and value.
+pub(super) fn written(attributes: impl IntoIterator<Item = (u16, Vec<u8>)>) -> Vec<u8> {
+    let attributes: Vec<DefaultNla> = attributes
+        .into_iter()
+        .map(|(number, value)| DefaultNla::new(number, value))
+        .collect();
+    let attributes = attributes.as_slice();
+    let mut bytes = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut bytes);
+    bytes
 }
 
 /// The first attribute of this number.
@@ -380,4 +378,29 @@ pub(super) fn u64_at(value: &[u8], offset: usize) -> Option<u64> {
         .get(offset..)?
         .first_chunk()
         .map(|bytes| u64::from_ne_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::LinkMessage;
+
+    use super::*;
+
+    #[test]
+    fn requests_that_could_not_be_sent_fail_and_the_next_are_answered() {
+        let mut requests = Requests::open().unwrap();
+        let mut loopback = LinkMessage::default();
+        loopback.header.index = 1;
+        let request = || Request {
+            attempt: "ask too much at once".to_owned(),
+            message: RouteNetlinkMessage::GetLink(loopback.clone()),
+            flags: 0,
+        };
+        // More than the socket's send buffer holds.
+        let size = std::fs::read_to_string("/proc/sys/net/core/wmem_default").unwrap();
+        let count = size.trim().parse::<usize>().unwrap() / 32 + 1;
+        let refused = requests.apply((0..count).map(|_| request()).collect());
+        assert!(refused.unwrap_err().to_string().contains("too much"));
+        requests.apply(vec![request()]).unwrap();
+    }
 }

@@ -254,8 +254,7 @@ fn install(
     // its packets in flight.
     if !ifb.up {
         let alias = format!("meterd shapes here what interface {ifindex} sends");
-        let up = links::change_state(ifb.ifindex, AdminState::Up, Some(alias));
-        requests.apply(vec![up])?;
+        links::set(requests, ifb.ifindex, AdminState::Up, Some(alias))?;
     }
     Ok(Installed {
         ifb_ifindex: ifb.ifindex,
@@ -279,8 +278,7 @@ fn remove(
         None => None,
         Some(ifb) => {
             // Down first, so that the figures are final.
-            let down = links::change_state(ifb.ifindex, AdminState::Down, None);
-            requests.apply(vec![down])?;
+            links::set(requests, ifb.ifindex, AdminState::Down, None)?;
             let last = links::get(requests, ifb.ifindex)?.unwrap_or(ifb);
             let tap = links::get(requests, ifindex)?.or(tap);
             ifb::delete(requests, last.ifindex)?;

@@ -1,8 +1,8 @@
 //! HTB's options: `struct tc_htb_glob` of the qdisc, `struct tc_htb_opt` of a class
 //! (include/uapi/linux/pkt_sched.h).
 
-use super::qdisc::{Node, options};
-use crate::host::netlink::{self, attribute, u32_at, u64_at};
+use super::qdisc::Node;
+use crate::host::netlink::{self, attribute, u32_at, u64_at, written};
 
 const TCA_HTB_PARMS: u16 = 1;
 const TCA_HTB_INIT: u16 = 2;
@@ -51,7 +51,7 @@ impl HtbClass {
             handle: self.handle,
             parent: self.parent,
             leaf: self.leaf,
-            options: options(vec![
+            options: written([
                 (TCA_HTB_PARMS, parameters),
                 (TCA_HTB_RATE64, self.rate.to_ne_bytes().to_vec()),
                 (TCA_HTB_CEIL64, self.ceil.to_ne_bytes().to_vec()),
@@ -83,7 +83,7 @@ pub(super) fn root_options(default_class: u16) -> Vec<u8> {
     // Rate2quantum is for classes without a quantum.
     let init = [VERSION, 10, u32::from(default_class), 0, 0];
     let init = init.iter().flat_map(|number| number.to_ne_bytes());
-    options(vec![(TCA_HTB_INIT, init.collect())])
+    written([(TCA_HTB_INIT, init.collect())])
 }
 
 /// The minor number of the class for unclassified packets.
@@ -102,7 +102,7 @@ pub(super) fn taken(shown: &[u8]) -> Vec<u8> {
         }
         (kind, value)
     });
-    options(attributes.collect())
+    written(attributes)
 }
 
 /// Whether the network card does the work.

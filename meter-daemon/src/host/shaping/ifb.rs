@@ -1,16 +1,12 @@
 //! The IFB that stands for what one interface sends.
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
-};
+use rtnetlink::LinkIfb;
 use rustix::io::Errno;
 
 use super::{OurIfb, ShapingError};
 use crate::host::{
     links::{self, Link, LinkKind},
-    netlink::{NetlinkError, Request, Requests},
+    netlink::{NetlinkError, Requests},
 };
 
 const PREFIX: &str = "mtrd";
@@ -36,7 +32,9 @@ pub(super) fn ensure(requests: &mut Requests, link: &Link) -> Result<Link, Shapi
         return Ok(ifb);
     }
     let name = name(link.ifindex);
-    match requests.apply(vec![create(&name, link.mtu)]) {
+    let ifb = LinkIfb::new(&name).mtu(link.mtu).build();
+    let made = requests.links().add(ifb).execute();
+    match requests.wait(&format!("make the IFB {name}"), made) {
         Ok(()) => {}
         Err(error) if error.is(Errno::EXIST) => return Err(ShapingError::NameTaken { name }),
         Err(error) => return Err(error.into()),
@@ -44,30 +42,10 @@ pub(super) fn ensure(requests: &mut Requests, link: &Link) -> Result<Link, Shapi
     of(requests, link.ifindex)?.ok_or(ShapingError::NameTaken { name })
 }
 
-fn create(name: &str, mtu: u32) -> Request {
-    let mut message = LinkMessage::default();
-    message.attributes = vec![
-        LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::Mtu(mtu),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]),
-    ];
-    Request {
-        attempt: format!("make the IFB {name}"),
-        message: RouteNetlinkMessage::NewLink(message),
-        flags: NLM_F_CREATE | NLM_F_EXCL,
-    }
-}
-
 /// Deletes an IFB; none there is as good.
 pub(super) fn delete(requests: &mut Requests, ifindex: u32) -> Result<(), NetlinkError> {
-    let mut message = LinkMessage::default();
-    message.header.index = ifindex;
-    let deleted = requests.apply(vec![Request {
-        attempt: format!("delete the IFB {ifindex}"),
-        message: RouteNetlinkMessage::DelLink(message),
-        flags: 0,
-    }]);
-    match deleted {
+    let deleted = requests.links().del(ifindex).execute();
+    match requests.wait(&format!("delete the IFB {ifindex}"), deleted) {
         Err(error) if error.is(Errno::NODEV) => Ok(()),
         other => other,
     }

@@ -2,24 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use libc::{TCA_KIND, TCA_OPTIONS, TCA_STAB};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    tc::{TcAttribute, TcHeader, TcMessage},
+    tc::{TcAttribute, TcMessage},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::host::netlink::{NetlinkError, Reply, Request, Requests, attribute, text};
+use crate::host::netlink::{NetlinkError, Request, Requests, text, values};
 
 /// TC_H_ROOT.
 pub(super) const ROOT: u32 = u32::MAX;
 /// The ingress hook of clsact, and all of ingress (TC_H_MIN_INGRESS).
 const INGRESS: u32 = 0xffff_fff2;
-
-const TC_HEADER: usize = 20;
-const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
-const TCA_STAB: u16 = 8;
 
 /// A qdisc or a class.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,34 +180,34 @@ fn message(ifindex: u32, handle: u32, parent: u32) -> TcMessage {
 }
 
 /// What a reply shows, if it is of this interface.
-fn node(reply: &Reply, ifindex: u32) -> Option<Node> {
-    let header = TcHeader::parse(reply).ok()?;
+fn node(reply: &RouteNetlinkMessage, ifindex: u32) -> Option<Node> {
+    let (RouteNetlinkMessage::NewQueueDiscipline(message)
+    | RouteNetlinkMessage::NewTrafficClass(message)
+    | RouteNetlinkMessage::NewTrafficFilter(message)) = reply
+    else {
+        return None;
+    };
+    let header = &message.header;
     if header.index != ifindex.cast_signed() {
         return None;
     }
-    let attributes = reply.get(TC_HEADER..)?;
+    let (mut kind, mut options, mut has_size_table) = (None, Vec::new(), false);
+    for (number, value) in values(&message.attributes) {
+        match number {
+            TCA_KIND => kind = Some(text(&value)),
+            TCA_OPTIONS => options = value,
+            TCA_STAB => has_size_table = true,
+            _ => {}
+        }
+    }
     Some(Node {
-        kind: attribute(attributes, TCA_KIND).map(text)?,
+        kind: kind?,
         handle: header.handle.into(),
         parent: header.parent.into(),
         leaf: header.info,
-        options: attribute(attributes, TCA_OPTIONS)
-            .unwrap_or_default()
-            .to_vec(),
-        has_size_table: attribute(attributes, TCA_STAB).is_some(),
+        options,
+        has_size_table,
     })
-}
-
-/// Options made of attributes.
-pub(super) fn options(attributes: Vec<(u16, Vec<u8>)>) -> Vec<u8> {
-    let attributes: Vec<DefaultNla> = attributes
-        .into_iter()
-        .map(|(number, value)| DefaultNla::new(number, value))
-        .collect();
-    let attributes = attributes.as_slice();
-    let mut bytes = vec![0; attributes.buffer_len()];
-    attributes.emit(&mut bytes);
-    bytes
 }
 
 /// As tc writes it: hexadecimal, `major:minor`.

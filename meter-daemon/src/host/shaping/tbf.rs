@@ -1,6 +1,7 @@
 //! TBF, here as what splits GSO packets: HTB above it does the pacing.
 
-use super::{htb::rate_specification, qdisc::options};
+use super::htb::rate_specification;
+use crate::host::netlink::written;
 
 const TCA_TBF_PARMS: u16 = 1;
 const TCA_TBF_RATE64: u16 = 4;
@@ -20,7 +21,7 @@ pub(super) fn splitter(segment: u32, limit: u32) -> Vec<u8> {
     for number in [limit, 0, 0] {
         parameters.extend(number.to_ne_bytes());
     }
-    options(vec![
+    written([
         (TCA_TBF_PARMS, parameters),
         (TCA_TBF_RATE64, UNLIMITED.to_ne_bytes().to_vec()),
         (TCA_TBF_BURST, segment.to_ne_bytes().to_vec()),
