@@ -43,8 +43,11 @@ const SETTLE: Duration = Duration::from_millis(2);
 /// How often a throttled machine's rate is divided anew among its interfaces.
 const SHARE: Duration = Duration::from_secs(1);
 
-/// How often rows past their retention are removed.
-const PRUNE: Duration = Duration::from_secs(3600);
+/// How often some of the rows past their retention are removed.
+const PRUNE: Duration = Duration::from_secs(60);
+
+/// What is due and cannot be done (the disk is full, say) is tried again so much later.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Questions that may wait for the loop at once.
 const CALLS: usize = 256;
@@ -88,13 +91,13 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     let mut timers = Timers::new(&node);
     let outcome = loop {
         let deadline = node.until_deadline().map(|wait| Instant::now() + wait);
+        // In no order: whatever comes all the time must not keep the others from their turn.
         tokio::select! {
-            biased;
             _ = signals.term.recv() => break Stop::Signal,
             _ = signals.int.recv() => break Stop::Signal,
             _ = signals.hup.recv() => {
                 node.reload(config_path, &links).await;
-                timers = Timers::new(&node);
+                timers.follow(&node);
             }
             change = links.next() => {
                 node.see(change);
@@ -106,7 +109,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
                     break Stop::Detached;
                 }
                 if reload {
-                    timers = Timers::new(&node);
+                    timers.follow(&node);
                 }
             }
             () = until(deadline) => node.tick(&links).await,
@@ -167,11 +170,6 @@ struct Timers {
 
 impl Timers {
     fn new(node: &Node) -> Self {
-        let every = |period: Duration| {
-            let mut interval = tokio::time::interval_at(Instant::now() + period, period);
-            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            interval
-        };
         Self {
             poll: every(node.config.poll_interval),
             share: every(SHARE),
@@ -180,6 +178,20 @@ impl Timers {
             watchdog: sd_notify::watchdog_enabled().map(|period| every(period / 2)),
         }
     }
+
+    /// Another configuration's intervals. Those that stay the same are not begun anew: they
+    /// would never end if reloads came faster.
+    fn follow(&mut self, node: &Node) {
+        if self.poll.period() != node.config.poll_interval {
+            self.poll = every(node.config.poll_interval);
+        }
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 async fn watchdog(interval: &mut Option<Interval>) {
@@ -281,8 +293,17 @@ impl Node {
 
     /// The regular round: what is there, what moved, what follows.
     async fn tick(&mut self, links: &Links) {
-        if let Err(failure) = self.round(links).await {
-            self.failed(&failure);
+        match self.round(links).await {
+            Ok(()) => {
+                self.patience = None;
+                if self.tally.round_recovered() {
+                    info!("interfaces and counters can be read again");
+                }
+            }
+            Err(failure) => {
+                self.patience = Some(crate::host::clock::now().monotonic + RETRY);
+                self.failed(&failure);
+            }
         }
     }
 
@@ -294,13 +315,24 @@ impl Node {
         self.interfaces.replace(dump, &config, now);
         self.check_hooks()?;
         self.discover(links).await?;
-        self.poll().await
+        self.poll().await?;
+        self.checkpoint();
+        Ok(())
+    }
+
+    /// The log would grow without end, and then be worked off in one long commit.
+    fn checkpoint(&mut self) {
+        match self.ledger.checkpoint() {
+            Ok(()) => self.tally.say_again("checkpoint"),
+            Err(failure) if self.tally.say_once("checkpoint".to_owned()) => warn!("{failure}"),
+            Err(_) => {}
+        }
     }
 
     fn failed(&mut self, failure: &node::CycleError) {
         // The ledger's failures are said where it is written.
         if !matches!(failure, node::CycleError::Ledger(_))
-            && self.tally.say_once(format!("cycle {failure}"))
+            && self.tally.round_failed(failure.to_string())
         {
             error!("{failure}; tried again with the next poll");
         }
@@ -345,11 +377,26 @@ impl Node {
         for change in changes {
             info!("reloaded: {change}");
         }
-        self.config = std::sync::Arc::new(new);
+        self.engine.settings = open::engine_settings(&new);
+        self.config = std::sync::Arc::new(as_at_start(new, &self.config));
         self.interfaces.claim_again(&self.config);
         self.terms_changed = true;
         self.pending.push(records::reloaded(now, changes));
         self.discover(links).await?;
         self.poll().await
+    }
+}
+
+/// Where things are kept, and how programs are loaded, is settled at the start.
+fn as_at_start(new: Config, old: &Config) -> Config {
+    Config {
+        state_directory: old.state_directory.clone(),
+        runtime_directory: old.runtime_directory.clone(),
+        pin_directory: old.pin_directory.clone(),
+        max_interfaces: old.max_interfaces,
+        attach: old.attach,
+        count_bytes: old.count_bytes,
+        metrics_listen: old.metrics_listen,
+        ..new
     }
 }

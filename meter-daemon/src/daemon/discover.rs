@@ -1,7 +1,7 @@
 //! From links to slots: who is metered, and since which byte. Level-triggered: each call
 //! compares what should be metered with what is, so that a missed event costs nothing.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 use tracing::{error, info};
@@ -21,8 +21,15 @@ use crate::{
         links::{KernelCounters, Links},
         programs::{AttachRequest, Hooks, SlotReading},
     },
-    ledger::{SlotRecord, Usage},
+    ledger::{EventRecord, Slot, SlotRecord, Usage},
 };
+
+/// Whether nothing of ours stands at an interface any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    Yes,
+    NotYet,
+}
 
 /// Readings compared before a credit is settled; traffic that is under way between the two
 /// counters passes within a few of them.
@@ -32,9 +39,14 @@ impl Node {
     /// Meters what should be metered, lets go of what is gone. Called after link changes and
     /// at each poll.
     pub(crate) async fn discover(&mut self, links: &Links) -> Result<(), CycleError> {
+        if self.is_due() {
+            // A period that has ended is closed with its last byte.
+            self.measure().await?;
+        }
+        self.lift_before_handing_over().await;
         let now = self.now();
         let opened = self.open_slots(now)?;
-        let renamed = self.renamed(now);
+        let (renamed, renamings) = self.renamed(now);
         let closing = self.mark_closing(now);
 
         let mut next = self.engine.clone();
@@ -46,6 +58,7 @@ impl Node {
         }
         let mut batch = self.batch(now, &next, &effects);
         batch.slots = opened.into_iter().chain(renamed).collect();
+        batch.events.extend(renamings);
         batch.highest = self.interfaces.highest_if_grown();
         batch.notes = self.known.news(&self.interfaces, &self.config);
         let news = claims_changed || !batch.slots.is_empty() || batch.highest.is_some();
@@ -81,8 +94,9 @@ impl Node {
                 unmetered.push((claim.machine.clone(), link.name.clone()));
                 continue;
             };
-            let base = node::reading(&self.programs.reading(counter.slot.0)?);
-            opened.push(SlotRecord {
+            let reading = self.programs.reading(counter.slot.0)?;
+            let base = node::reading(&reading);
+            let record = SlotRecord {
                 machine: claim.machine.clone(),
                 interface,
                 name: link.name.clone(),
@@ -96,7 +110,9 @@ impl Node {
                         .interfaces
                         .is_newborn(link.ifindex, clock::now().monotonic),
                 counter,
-            });
+            };
+            self.drops.look(&record, (&reading).into());
+            opened.push(record);
         }
         for (machine, name) in unmetered {
             if self.tally.say_once(format!("slots {name}")) {
@@ -108,22 +124,39 @@ impl Node {
         Ok(opened)
     }
 
-    fn renamed(&mut self, now: Timestamp) -> Vec<SlotRecord> {
-        let mut renamed = Vec::new();
+    fn renamed(&self, now: Timestamp) -> (Vec<SlotRecord>, Vec<EventRecord>) {
+        let (mut renamed, mut events) = (Vec::new(), Vec::new());
         for record in self.slots.iter() {
             let Some(link) = self.interfaces.link(record.interface.ifindex) else {
                 continue;
             };
             if link.name != record.name && !self.closing.contains(&record.counter.slot) {
                 info!(from = record.name, to = link.name, "interface renamed");
-                self.pending.push(records::renamed(now, record, &link.name));
+                events.push(records::renamed(now, record, &link.name));
                 renamed.push(SlotRecord {
                     name: link.name.clone(),
                     ..record.clone()
                 });
             }
         }
-        renamed
+        (renamed, events)
+    }
+
+    /// A shaper's figures are one machine's: it goes before the interface is another's.
+    async fn lift_before_handing_over(&mut self) {
+        let handed_over: Vec<SlotRecord> = self
+            .slots
+            .iter()
+            .filter(|record| record.shaped.is_some())
+            .filter(|record| {
+                let claim = self.interfaces.claim(record.interface.ifindex);
+                claim.is_some_and(|claim| claim.machine != record.machine)
+            })
+            .cloned()
+            .collect();
+        for record in handed_over {
+            self.leave_shaper(&record).await;
+        }
     }
 
     /// Marks the slots whose interface is gone, no longer claimed, or another machine's.
@@ -184,6 +217,8 @@ impl Node {
         let problem = match outcome {
             Ok(hooks) => {
                 self.attached.insert(ifindex, record.counter.slot.0);
+                // The slot may be another one than before.
+                self.audit.forget(ifindex);
                 info!(interface = record.name, machine = %record.machine, "metered");
                 if !record.credits {
                     self.pending
@@ -272,7 +307,7 @@ impl Node {
     /// counter and then in ours, hence the smallest difference seen is the true one, once
     /// nothing was under way; `received` the other way round.
     async fn earlier_traffic(
-        &mut self,
+        &self,
         links: &Links,
         record: &SlotRecord,
     ) -> Result<Option<Traffic>, CycleError> {
@@ -282,6 +317,8 @@ impl Node {
         for _ in 0..CREDIT_READINGS {
             let before = self.programs.reading(slot)?;
             let Some(link) = links.get(ifindex).await? else {
+                // Its last words are exact; what was seen so far may have been under way.
+                best = None;
                 break;
             };
             let after = self.programs.reading(slot)?;
@@ -293,7 +330,7 @@ impl Node {
             last = Some(seen);
         }
         if best.is_none()
-            && let Some(kernel) = self.interfaces.take_last_words(ifindex)
+            && let Some(kernel) = self.interfaces.last_words(ifindex)
         {
             let reading = self.programs.reading(slot)?;
             best = Some(uncounted(record, kernel, &reading, &reading));
@@ -306,7 +343,8 @@ impl Node {
     }
 
     /// Shapers and programs of what is gone go, so that nothing is counted any more; then the
-    /// last deltas are recorded, and the slots are free.
+    /// last deltas are recorded, and the slots are free. What cannot be let go of now is the
+    /// next call's.
     async fn let_go(&mut self) -> Result<(), CycleError> {
         let leaving: Vec<SlotRecord> = self
             .closing
@@ -314,17 +352,46 @@ impl Node {
             .filter_map(|slot| self.slots.get(*slot))
             .cloned()
             .collect();
+        let mut left: BTreeSet<Slot> = BTreeSet::new();
+        let mut outcome = Ok(());
         for record in &leaving {
-            let ifindex = record.interface.ifindex;
-            let newest = self.slots.of_interface(record.interface);
-            if newest.is_some_and(|newest| newest.counter == record.counter) {
-                self.leave_shaper(record).await;
-                self.audit.forget(ifindex);
-                self.attached.remove(&ifindex);
-                self.programs.release(ifindex, record.counter.slot.0)?;
+            match self.leave(record).await {
+                Ok(Left::Yes) => {
+                    left.insert(record.counter.slot);
+                }
+                Ok(Left::NotYet) => {}
+                Err(failure) => outcome = Err(failure.into()),
             }
         }
-        self.measure().await
+        self.measure_last(&left).await?;
+        for record in leaving {
+            let ifindex = record.interface.ifindex;
+            if left.contains(&record.counter.slot)
+                && self.slots.of_interface(record.interface).is_none()
+            {
+                self.interfaces.forget(ifindex);
+                for what in ["attach", "drift", "enforce"] {
+                    self.tally.say_again(&format!("{what} {ifindex}"));
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn leave(&mut self, record: &SlotRecord) -> Result<Left, HostError> {
+        let newest = self.slots.of_interface(record.interface);
+        if newest.is_none_or(|newest| newest.counter != record.counter) {
+            // The interface counts elsewhere by now.
+            return Ok(Left::Yes);
+        }
+        let ifindex = record.interface.ifindex;
+        if self.leave_shaper(record).await == Left::NotYet {
+            return Ok(Left::NotYet);
+        }
+        self.audit.forget(ifindex);
+        self.attached.remove(&ifindex);
+        self.programs.release(ifindex, record.counter.slot.0)?;
+        Ok(Left::Yes)
     }
 
     pub(super) fn usage(&self, engine: &crate::engine::Engine, sample: Sample) -> Usage {

@@ -1,5 +1,5 @@
-//! What the program did not let through, per slot, since this daemon first saw it: a counter
-//! of the metrics, not of the ledger, since what is dropped is not used.
+//! What is against no allowance, per slot: what was not let through, and what is exempt.
+//! Counters of the metrics, not of the ledger. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,54 +9,167 @@ use crate::{
     ledger::{Generation, Slot, SlotRecord},
 };
 
-/// Bytes dropped, received and sent.
+/// What the program counts apart: bytes received and sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Dropped {
+pub(crate) struct Apart {
     pub(crate) capped: [Bytes; 2],
     pub(crate) suspended: [Bytes; 2],
+    pub(crate) exempt: [Bytes; 2],
 }
 
-impl From<&SlotReading> for Dropped {
+impl From<&SlotReading> for Apart {
     fn from(reading: &SlotReading) -> Self {
         let directions = [&reading.received, &reading.sent];
         Self {
             capped: directions.map(|counters| Bytes(counters.dropped_capped)),
             suspended: directions.map(|counters| Bytes(counters.dropped_suspended)),
+            exempt: directions.map(|counters| Bytes(counters.exempt_bytes)),
         }
     }
 }
 
-/// The first and the latest look at each slot, by who has it.
+/// The slots, by who has them.
 #[derive(Debug, Default)]
-pub(crate) struct Drops(BTreeMap<Slot, (Generation, Dropped, Dropped)>);
+pub(crate) struct Drops(BTreeMap<Slot, Seen>);
+
+#[derive(Debug)]
+struct Seen {
+    generation: Generation,
+    /// When this daemon first looked, and now.
+    first: Apart,
+    now: Apart,
+    throttled: [Bytes; 2],
+}
 
 impl Drops {
-    pub(crate) fn look(&mut self, record: &SlotRecord, now: Dropped) {
+    /// Looks at a slot whose owner `record` is: what it showed for others before is not its.
+    pub(crate) fn look(&mut self, record: &SlotRecord, now: Apart) {
         let generation = record.counter.generation;
-        let seen = self
-            .0
-            .entry(record.counter.slot)
-            .or_insert((generation, now, now));
-        if seen.0 == generation {
-            seen.2 = now;
-        } else {
-            *seen = (generation, now, now);
+        let new = || Seen {
+            generation,
+            first: now,
+            now,
+            throttled: [Bytes::ZERO; 2],
+        };
+        let seen = self.0.entry(record.counter.slot).or_insert_with(new);
+        if seen.generation != generation {
+            *seen = new();
+        }
+        seen.now = now;
+    }
+
+    /// Takes in what was recorded. What was handed to a shaper and has not come through was
+    /// dropped or waits: a counter does not take back what then comes through after all.
+    pub(crate) fn recorded(&mut self, record: &SlotRecord) {
+        let Some(seen) = self.0.get_mut(&record.counter.slot) else {
+            return;
+        };
+        if seen.generation == record.counter.generation {
+            let inside = [0, 1].map(|direction| {
+                record.cursor.shaped[direction].saturating_sub(record.base.shaped[direction])
+            });
+            seen.throttled = [0, 1].map(|i| seen.throttled[i].max(inside[i]));
         }
     }
 
-    pub(crate) fn since(&self, record: &SlotRecord) -> Dropped {
-        let Some((generation, first, now)) = self.0.get(&record.counter.slot) else {
-            return Dropped::default();
+    /// What an owner was not let through since this daemon first saw it.
+    pub(crate) fn apart(&self, record: &SlotRecord) -> Apart {
+        self.seen(record).map_or_else(Apart::default, |seen| {
+            let grown = |first: [Bytes; 2], now: [Bytes; 2]| {
+                [0, 1].map(|direction| now[direction].saturating_sub(first[direction]))
+            };
+            Apart {
+                capped: grown(seen.first.capped, seen.now.capped),
+                suspended: grown(seen.first.suspended, seen.now.suspended),
+                exempt: grown(seen.first.exempt, seen.now.exempt),
+            }
+        })
+    }
+
+    /// What the shapers of an owner dropped, received and sent.
+    pub(crate) fn throttled(&self, record: &SlotRecord) -> [Bytes; 2] {
+        self.seen(record)
+            .map_or([Bytes::ZERO; 2], |seen| seen.throttled)
+    }
+
+    fn seen(&self, record: &SlotRecord) -> Option<&Seen> {
+        self.0
+            .get(&record.counter.slot)
+            .filter(|seen| seen.generation == record.counter.generation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::units::MachineId,
+        ledger::{BootId, CounterId, InterfaceId, MapSetId, Reading},
+    };
+
+    fn record(generation: u32, handed: u64, through: u64) -> SlotRecord {
+        let shaped = |bytes| Reading {
+            shaped: [Bytes(bytes), Bytes::ZERO],
+            ..Reading::default()
         };
-        if *generation != record.counter.generation {
-            return Dropped::default();
+        SlotRecord {
+            counter: CounterId {
+                boot: BootId("b".into()),
+                map_set: MapSetId(7),
+                slot: Slot(3),
+                generation: Generation(generation),
+            },
+            machine: MachineId::from("web1"),
+            interface: InterfaceId {
+                netns: 1,
+                ifindex: 5,
+            },
+            name: "tap1".into(),
+            base: shaped(through),
+            cursor: shaped(handed),
+            shaped: None,
+            credit: None,
+            credits: false,
         }
-        let grown = |first: [Bytes; 2], now: [Bytes; 2]| {
-            [0, 1].map(|direction| now[direction].saturating_sub(first[direction]))
-        };
-        Dropped {
-            capped: grown(first.capped, now.capped),
-            suspended: grown(first.suspended, now.suspended),
+    }
+
+    fn capped(bytes: u64) -> Apart {
+        Apart {
+            capped: [Bytes(bytes); 2],
+            ..Apart::default()
         }
+    }
+
+    #[test]
+    fn what_a_shaper_dropped_only_ever_grows_though_what_waited_comes_through_later() {
+        let mut drops = Drops::default();
+        for (handed, through, dropped) in [
+            (0, 0, 0),
+            (10_000, 2_000, 8_000),
+            (10_000, 9_000, 8_000),
+            (30_000, 10_000, 20_000),
+        ] {
+            let record = record(1, handed, through);
+            drops.look(&record, Apart::default());
+            drops.recorded(&record);
+            assert_eq!(drops.throttled(&record)[0], Bytes(dropped));
+        }
+    }
+
+    #[test]
+    fn a_slots_next_owner_begins_with_nothing() {
+        let mut drops = Drops::default();
+        let first = record(1, 5_000, 0);
+        drops.look(&first, capped(100));
+        drops.look(&first, capped(400));
+        drops.recorded(&first);
+        assert_eq!(drops.apart(&first), capped(300));
+        let next = record(2, 0, 0);
+        assert_eq!(drops.apart(&next), Apart::default());
+        drops.look(&next, capped(450));
+        assert_eq!(drops.apart(&next), Apart::default());
+        assert_eq!(drops.throttled(&next), [Bytes::ZERO; 2]);
+        drops.look(&next, capped(460));
+        assert_eq!(drops.apart(&next), capped(10));
     }
 }

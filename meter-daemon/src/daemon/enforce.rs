@@ -8,7 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::{error, info, warn};
 
-use super::{node::Node, records, share::shares};
+use super::{
+    discover::Left,
+    interfaces::Interfaces,
+    node::{CycleError, Node},
+    records,
+    share::shares,
+};
 use crate::{
     engine::{
         Enforcement,
@@ -41,9 +47,7 @@ pub(crate) struct Enforcer {
 struct Touched {
     /// What to put back.
     saved: Option<SavedRoot>,
-    /// The shaper that stands, once it is known to, and its figures when it was made.
-    standing: Option<Shaped>,
-    /// What we last set it to.
+    /// What we last set its shaper to.
     rate: Option<BitsPerSecond>,
 }
 
@@ -81,21 +85,7 @@ impl Enforcer {
                 );
                 None
             });
-            // An interface that went away meanwhile has no figures and nothing to lift.
-            let standing = shaping
-                .figures(ifindex)
-                .await
-                .ok()
-                .flatten()
-                .map(Shaped::from);
-            touched.insert(
-                ifindex,
-                Touched {
-                    saved,
-                    standing,
-                    rate: None,
-                },
-            );
+            touched.insert(ifindex, Touched { saved, rate: None });
         }
         for stray in shaping.stray_ifbs().await? {
             info!(
@@ -131,23 +121,43 @@ impl Enforcer {
         (*generation == record.counter.generation).then_some(*verdict)
     }
 
-    /// What had come through the shapers of an interface when they were made, for a slot
-    /// whose record does not say yet.
-    pub(crate) fn shaped_at_first(&self, ifindex: u32) -> Option<Shaped> {
-        self.touched.get(&ifindex)?.standing
+    /// What has come through the shapers of a slot up to now, while they stand.
+    pub(crate) async fn shaped_now(
+        &self,
+        record: &SlotRecord,
+        interfaces: &Interfaces,
+    ) -> Option<Shaped> {
+        let before = record.shaped?;
+        let ifindex = record.interface.ifindex;
+        if let Some(last) = interfaces.last_words(ifindex) {
+            let sent = self.shaping.through_ifb(ifindex).await.ok().flatten();
+            return Some(Shaped {
+                ifb: before.ifb,
+                through: [
+                    before.through[0].max(last.received),
+                    before.through[1].max(sent.unwrap_or_default()),
+                ],
+            });
+        }
+        match self.shaping.figures(ifindex).await {
+            Ok(Some(figures)) if figures.ifb == before.ifb => Some(figures.into()),
+            // Not known at this moment, or somebody has removed the IFB: what came through is
+            // found with the next figures.
+            _ => Some(before),
+        }
     }
+}
 
-    /// What has come through the shapers of an interface up to now, while they stand.
-    pub(crate) async fn shaped_now(&self, ifindex: u32) -> Option<Shaped> {
-        self.touched.get(&ifindex)?.standing?;
-        // Gone together with the interface: what came through since the last reading is no
-        // longer known to anyone.
-        self.shaping
-            .figures(ifindex)
-            .await
-            .ok()
-            .flatten()
-            .map(Shaped::from)
+/// Where to count on from: what the interface gave out is one counter, whatever becomes of
+/// the IFB, and a new IFB counts from zero.
+fn counted_on(before: Option<Shaped>, now: Shaped) -> Shaped {
+    match before {
+        None => now,
+        Some(before) if before.ifb == now.ifb => before,
+        Some(before) => Shaped {
+            ifb: now.ifb,
+            through: [before.through[0], Bytes::ZERO],
+        },
     }
 }
 
@@ -301,40 +311,43 @@ impl Node {
     ) -> Result<(), EnforceError> {
         let ifindex = record.interface.ifindex;
         let found = self.enforcer.shaping.inspect(ifindex).await?;
-        let stood = self.enforcer.shaped_at_first(ifindex).is_some();
+        let before = self.current(record).shaped;
         let ours = matches!(found.root, Root::Ours { .. });
         if !self.enforcer.touches(ifindex) || !ours {
             self.remember_root(record, &found)?;
         }
         let installed = self.enforcer.shaping.install(ifindex, rate).await?;
-        let figures = self
-            .enforcer
-            .shaping
-            .figures(ifindex)
-            .await?
-            .map(Shaped::from);
-        let shaper = Shaper {
-            major: shaping::MAJOR,
-            ifb_ifindex: installed.ifb_ifindex,
+        let figures = self.enforcer.shaping.figures(ifindex).await?;
+        let Some(now) = figures.map(Shaped::from) else {
+            return Err(shaping::ShapingError::Gone { ifindex }.into());
         };
-        self.programs
-            .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?;
         let Some(touched) = self.enforcer.touched.get_mut(&ifindex) else {
             return Ok(());
         };
         let ours_to_change = touched.rate.replace(rate) != Some(rate);
-        if stood && (installed.change == Change::Nothing || ours_to_change && ours) {
-            return Ok(());
-        }
-        touched.standing = figures;
-        if stood {
+        let stands = Some(counted_on(before, now));
+        let drifted =
+            before.is_some() && installed.change != Change::Nothing && !(ours_to_change && ours);
+        if drifted {
             self.tally.drift_repairs += 1;
         }
-        let detail = match stood {
-            false => format!("throttled to {rate}"),
-            true => format!("throttle of {rate} put back after somebody changed it"),
+        if stands != before || drifted {
+            let detail = if before.is_some() {
+                format!("throttle of {rate} put back after somebody changed it")
+            } else {
+                format!("throttled to {rate}")
+            };
+            // Recorded before the program sends packets there: should we end in between, what
+            // comes through meanwhile is still found.
+            self.enforced(record, stands, &detail)?;
+        }
+        let shaper = Shaper {
+            major: shaping::MAJOR,
+            ifb_ifindex: installed.ifb_ifindex,
         };
-        self.enforced(record, figures, &detail)
+        Ok(self
+            .programs
+            .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?)
     }
 
     /// Records that an interface's shaper is another by now, and says so.
@@ -397,13 +410,21 @@ impl Node {
     }
 
     async fn lift(&mut self, record: &SlotRecord) -> Result<(), EnforceError> {
-        let ifindex = record.interface.ifindex;
         // What came through up to now, while the shapers still say so.
-        if let Err(failure) = self.measure().await {
-            warn!("reading before a throttle is lifted: {failure}");
+        self.measure_one(record.counter.slot).await?;
+        self.take_down(record).await
+    }
+
+    async fn take_down(&mut self, record: &SlotRecord) -> Result<(), EnforceError> {
+        let ifindex = record.interface.ifindex;
+        match self
+            .programs
+            .set_shaper(ifindex, record.counter.slot.0, None)
+        {
+            // No program of ours stands there: nothing is sent anywhere.
+            Ok(()) | Err(HostError::NotMetered { .. }) => {}
+            Err(failure) => return Err(failure.into()),
         }
-        self.programs
-            .set_shaper(ifindex, record.counter.slot.0, None)?;
         let saved = self
             .enforcer
             .touched
@@ -414,22 +435,26 @@ impl Node {
             .shaping
             .remove(ifindex, saved.as_ref())
             .await?;
+        let detail = format!("throttle lifted; {}", after(&removed.root));
+        self.enforced(record, None, &detail)?;
+        // Only now: until the note is gone, too, this is not done.
         self.enforcer.touched.remove(&ifindex);
-        self.enforced(
-            record,
-            None,
-            &format!("throttle lifted; {}", after(&removed.root)),
-        )
+        Ok(())
     }
 
     /// An interface is no longer a machine's: its shaper goes, if the interface did not take
     /// it along.
-    pub(super) async fn leave_shaper(&mut self, record: &SlotRecord) {
+    pub(super) async fn leave_shaper(&mut self, record: &SlotRecord) -> Left {
         if !self.enforcer.touches(record.interface.ifindex) {
-            return;
+            return Left::Yes;
         }
         let outcome = self.lift(record).await;
+        let left = match &outcome {
+            Ok(()) => Left::Yes,
+            Err(_) => Left::NotYet,
+        };
         self.said(record, outcome);
+        left
     }
 
     /// The record as it is by now: `record` may be older than the last commit.
@@ -478,9 +503,23 @@ impl Node {
             .filter(|record| self.enforcer.touches(record.interface.ifindex))
             .cloned()
             .collect();
+        // In the ledger if it can be; what was asked for is to leave, come what may.
+        if let Err(failure) = self.measure().await {
+            warn!("reading before throttles are lifted: {failure}");
+        }
         for record in touched {
-            let outcome = self.lift(&record).await;
+            let outcome = self.take_down(&record).await;
             self.said(&record, outcome);
+        }
+        // Of interfaces that no slot has any more.
+        for (ifindex, touched) in &self.enforcer.touched {
+            let removed = self
+                .enforcer
+                .shaping
+                .remove(*ifindex, touched.saved.as_ref());
+            if let Err(failure) = removed.await {
+                warn!("{failure}");
+            }
         }
     }
 }
@@ -523,6 +562,8 @@ enum EnforceError {
     Shaping(#[from] shaping::ShapingError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Cycle(#[from] CycleError),
     #[error(
         "not throttled: its root qdisc is {kind}, which is not ours to replace ({why}); \
          remove it or put it on another interface"

@@ -3,7 +3,7 @@
 use super::node::Node;
 use crate::{
     api::metrics::{DirectionFigures, Figures, InterfaceFigures, MachineFigures},
-    engine::status::Status,
+    engine::{status::Status, units::Bytes},
     ledger::SlotRecord,
 };
 
@@ -48,30 +48,40 @@ fn machine_figures(status: Status) -> Option<MachineFigures> {
     })
 }
 
-/// Counted since the slot was handed out, with what was credited from before.
 fn interface_figures(node: &Node, record: &SlotRecord) -> InterfaceFigures {
-    let credit = record.credit.unwrap_or_default();
-    let (now, base) = (&record.cursor, &record.base);
+    let apart = node.drops.apart(record);
+    let throttled = node.drops.throttled(record);
     let drift = node.audit.drift(record.interface.ifindex);
-    let dropped = node.drops.since(record);
+    let used = used(record);
+    let figures = |direction: usize| DirectionFigures {
+        bytes: used[direction],
+        packets: record.cursor.packets[direction].saturating_sub(record.base.packets[direction]),
+        exempt: apart.exempt[direction],
+        dropped_throttled: throttled[direction],
+        dropped_capped: apart.capped[direction],
+        dropped_suspended: apart.suspended[direction],
+        drift: drift.map(|drift| drift[direction]),
+    };
     InterfaceFigures {
         machine: Some(record.machine.clone()),
         interface: record.name.clone(),
-        received: DirectionFigures {
-            bytes: now.traffic.received.saturating_sub(base.traffic.received) + credit.received,
-            packets: now.packets[0].saturating_sub(base.packets[0]),
-            dropped_capped: dropped.capped[0],
-            dropped_suspended: dropped.suspended[0],
-            drift: drift.map(|drift| drift[0]),
-            ..DirectionFigures::default()
-        },
-        sent: DirectionFigures {
-            bytes: now.traffic.sent.saturating_sub(base.traffic.sent) + credit.sent,
-            packets: now.packets[1].saturating_sub(base.packets[1]),
-            dropped_capped: dropped.capped[1],
-            dropped_suspended: dropped.suspended[1],
-            drift: drift.map(|drift| drift[1]),
-            ..DirectionFigures::default()
-        },
+        received: figures(0),
+        sent: figures(1),
     }
+}
+
+/// Received and sent since the slot was handed out, as in the ledger: with what was credited
+/// from before, and of what went to our shapers only what came through.
+fn used(record: &SlotRecord) -> [Bytes; 2] {
+    let (now, base) = (&record.cursor, &record.base);
+    let credit = record.credit.unwrap_or_default();
+    let counted = [
+        (now.traffic.received, base.traffic.received, credit.received),
+        (now.traffic.sent, base.traffic.sent, credit.sent),
+    ];
+    [0, 1].map(|direction| {
+        let (now_counted, at_first, credit) = counted[direction];
+        (now_counted + credit + base.shaped[direction])
+            .saturating_sub(at_first + now.shaped[direction])
+    })
 }

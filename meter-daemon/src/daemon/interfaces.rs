@@ -70,7 +70,9 @@ impl Interfaces {
 
     /// A link that is there: new, renamed or otherwise changed.
     pub(crate) fn present(&mut self, link: Link, config: &Config, now: Duration) {
-        if !self.links.contains_key(&link.ifindex) {
+        // One that comes with a number we have passed was not born here and now: it comes
+        // (back) from another namespace, its old counters with it.
+        if link.ifindex > self.highest {
             self.born.insert(link.ifindex, now);
         }
         self.keep(link, config);
@@ -107,9 +109,14 @@ impl Interfaces {
         self.gone(last.ifindex);
     }
 
-    /// What the kernel last said of a link that is no more; said once.
-    pub(crate) fn take_last_words(&mut self, ifindex: u32) -> Option<KernelCounters> {
-        self.last_words.remove(&ifindex)
+    /// What the kernel last said of a link that is no more.
+    pub(crate) fn last_words(&self, ifindex: u32) -> Option<KernelCounters> {
+        self.last_words.get(&ifindex).copied()
+    }
+
+    /// Whoever had it has all of its bytes.
+    pub(crate) fn forget(&mut self, ifindex: u32) {
+        self.last_words.remove(&ifindex);
     }
 
     fn gone(&mut self, ifindex: u32) {
@@ -267,6 +274,31 @@ mod tests {
         assert!(!interfaces.is_newborn(10, NOW + Duration::from_secs(11)));
         interfaces.departed(&veth(10, "a"));
         assert!(!interfaces.is_newborn(10, NOW));
+    }
+
+    #[test]
+    fn an_interface_that_comes_back_from_another_namespace_is_no_newborn() {
+        let config = Config::default();
+        let mut interfaces = node(Some(9), false);
+        interfaces.present(veth(10, "a"), &config, NOW);
+        interfaces.departed(&veth(10, "a"));
+        interfaces.present(veth(10, "a"), &config, NOW);
+        assert!(!interfaces.is_newborn(10, NOW), "its bytes were counted");
+        interfaces.present(veth(11, "b"), &config, NOW);
+        assert!(interfaces.is_newborn(11, NOW));
+    }
+
+    #[test]
+    fn what_a_link_last_said_is_kept_until_its_bytes_are() {
+        let config = Config::default();
+        let mut interfaces = node(Some(9), false);
+        let mut link = veth(10, "a");
+        link.kernel.received = crate::engine::units::Bytes(7);
+        interfaces.present(link.clone(), &config, NOW);
+        interfaces.departed(&link);
+        assert_eq!(interfaces.last_words(10), Some(link.kernel));
+        interfaces.forget(10);
+        assert_eq!(interfaces.last_words(10), None);
     }
 
     #[test]

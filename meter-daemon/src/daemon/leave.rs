@@ -82,12 +82,12 @@ impl Node {
         )?);
         // Nothing counts any more; our own descriptors still hold the maps for a last reading.
         self.attached.clear();
-        self.closing = self
+        let all = self
             .slots
             .iter()
             .map(|record| record.counter.slot)
             .collect();
-        if let Err(failure) = self.measure().await {
+        if let Err(failure) = self.measure_last(&all).await {
             warn!("the last reading could not be recorded: {failure}");
         }
         Ok(removed)

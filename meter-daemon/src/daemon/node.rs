@@ -41,8 +41,8 @@ use crate::{
         programs::{Programs, SlotReading},
     },
     ledger::{
-        Batch, CommandRecord, EventRecord, Ledger, LedgerError, Lock, Reader, Reading, Slot,
-        SlotRecord, cursor,
+        Batch, CommandRecord, EventRecord, Ledger, LedgerError, Lock, Reader, Reading, Shaped,
+        Slot, SlotRecord, cursor,
     },
 };
 
@@ -66,6 +66,8 @@ pub(crate) struct Node {
     pub(super) terms_changed: bool,
     /// A qdisc changed on an interface that has a shaper of ours.
     pub(super) qdiscs_changed: bool,
+    /// The last round failed: time alone brings no other before then, by the monotonic clock.
+    pub(super) patience: Option<Duration>,
     /// Link events were lost.
     pub(super) overrun: bool,
     /// Slots whose interface is gone or has another owner: their next delta is the last.
@@ -158,8 +160,59 @@ impl Node {
 
     /// Observe, step, record: everything up to now is in the ledger, or nothing changed.
     pub(super) async fn measure(&mut self) -> Result<(), CycleError> {
+        self.measure_last(&BTreeSet::new()).await
+    }
+
+    /// The same, and slots that no program counts in any more are free from now on.
+    pub(super) async fn measure_last(&mut self, left: &BTreeSet<Slot>) -> Result<(), CycleError> {
         let now = self.now();
-        let observed = self.observe(now).await?;
+        let readings = self.programs.readings()?;
+        let mut observed = Observed::default();
+        for record in self.slots.iter() {
+            let reading = match readings.get(record.counter.slot.0 as usize) {
+                Some(reading) => *reading,
+                // Past the last slot that is in use, as far as the maps know: its interface
+                // was let go of, but not recorded, by a daemon that was killed.
+                None => self.programs.reading(record.counter.slot.0)?,
+            };
+            self.drops.look(record, (&reading).into());
+            self.observe(now, record, &reading, &mut observed).await;
+        }
+        self.record(now, observed, left)?;
+        self.measured_to = now;
+        Ok(())
+    }
+
+    /// One slot's traffic up to now into the ledger.
+    pub(super) async fn measure_one(&mut self, slot: Slot) -> Result<(), CycleError> {
+        if self.is_due() {
+            // What time brings is judged with everybody's last byte.
+            return self.measure().await;
+        }
+        let now = self.now();
+        let mut observed = Observed::default();
+        if let Some(record) = self.slots.get(slot) {
+            let reading = self.programs.reading(slot.0)?;
+            self.observe(now, record, &reading, &mut observed).await;
+        }
+        self.record(now, observed, &BTreeSet::new())?;
+        Ok(())
+    }
+
+    /// Whether time alone changes something by now: a period has ended, a grace is over.
+    pub(super) fn is_due(&mut self) -> bool {
+        let now = self.now();
+        self.engine
+            .deadline()
+            .is_some_and(|deadline| deadline <= now)
+    }
+
+    fn record(
+        &mut self,
+        now: Timestamp,
+        observed: Observed,
+        left: &BTreeSet<Slot>,
+    ) -> Result<(), LedgerError> {
         let from = self.measured_to.min(now);
         let samples = observed.traffic.iter().map(|(machine, traffic)| Sample {
             machine: machine.clone(),
@@ -180,66 +233,61 @@ impl Node {
             .into_iter()
             .map(|sample| self.usage(&next, sample))
             .collect();
-        batch.freed = observed
-            .records
+        batch.freed = left
             .iter()
-            .filter(|record| self.closing.contains(&record.counter.slot))
-            .map(|record| record.counter.clone())
+            .filter_map(|slot| Some(self.slots.get(*slot)?.counter.clone()))
             .collect();
         batch.slots = observed.records;
         batch.events.extend(observed.events);
-        batch.highest = self.interfaces.highest_if_grown();
+        // What is new and not looked at yet would be taken for old after a crash.
+        if !self.interfaces.has_changed() {
+            batch.highest = self.interfaces.highest_if_grown();
+        }
         self.commit(&batch, next)?;
 
         self.tally.counter_restarts += observed.fell;
-        self.measured_to = now;
-        for counter in &batch.freed {
-            self.closing.remove(&counter.slot);
+        for record in &batch.slots {
+            self.drops.recorded(record);
+        }
+        for slot in left {
+            self.closing.remove(slot);
         }
         Ok(())
     }
 
-    /// Every slot's counters against its cursor.
-    async fn observe(&mut self, now: Timestamp) -> Result<Observed, HostError> {
-        let readings = self.programs.readings()?;
-        let mut observed = Observed::default();
-        for record in self.slots.iter() {
-            let Some(reading) = readings.get(record.counter.slot.0 as usize) else {
-                continue;
-            };
-            self.drops.look(record, reading.into());
-            let reading = self::reading(reading);
-            let ifindex = record.interface.ifindex;
-            let shaped = self.enforcer.shaped_now(ifindex).await;
-            let closing = self.closing.contains(&record.counter.slot);
-            let first = || self.enforcer.shaped_at_first(ifindex);
-            let before = SlotRecord {
-                shaped: record.shaped.or_else(first),
-                ..record.clone()
-            };
-            match cursor::delta(&before, &reading, shaped) {
-                Ok(delta) => {
-                    if !delta.is_zero() {
-                        *observed.traffic.entry(record.machine.clone()).or_default() += delta;
-                    }
+    /// A slot's counters against its cursor.
+    async fn observe(
+        &self,
+        now: Timestamp,
+        record: &SlotRecord,
+        reading: &SlotReading,
+        observed: &mut Observed,
+    ) {
+        let reading = self::reading(reading);
+        let shaped = self.enforcer.shaped_now(record, &self.interfaces).await;
+        let moved = match cursor::delta(record, &reading, shaped) {
+            Ok(delta) => {
+                if !delta.is_zero() {
+                    *observed.traffic.entry(record.machine.clone()).or_default() += delta;
                 }
-                Err(fell) => {
-                    error!(interface = record.name, "{fell}");
-                    observed
-                        .events
-                        .push(records::counter_fell(now, record, &fell));
-                    observed.fell += 1;
-                }
+                moved_on(record, reading, shaped)
             }
-            if reading != record.cursor || shaped != record.shaped || closing {
-                observed.records.push(SlotRecord {
+            Err(fell) => {
+                error!(interface = record.name, "{fell}");
+                observed
+                    .events
+                    .push(records::counter_fell(now, record, &fell));
+                observed.fell += 1;
+                SlotRecord {
                     cursor: reading,
                     shaped,
                     ..record.clone()
-                });
+                }
             }
+        };
+        if moved != *record {
+            observed.records.push(moved);
         }
-        Ok(observed)
     }
 
     /// A batch with what the engine changed and said, and what the host has to say.
@@ -354,7 +402,9 @@ impl Node {
     pub(crate) fn until_deadline(&mut self) -> Option<Duration> {
         let deadline = self.engine.deadline()?;
         let now = self.now();
-        Some(Duration::try_from(deadline.duration_since(now)).unwrap_or(Duration::ZERO))
+        let wait = Duration::try_from(deadline.duration_since(now)).unwrap_or(Duration::ZERO);
+        let patience = self.patience.unwrap_or_default();
+        Some(wait.max(patience.saturating_sub(clock::now().monotonic)))
     }
 }
 
@@ -364,6 +414,33 @@ pub(super) fn clock_reading(moment: &Moment) -> ClockReading {
         boot: moment.since_boot,
         // A kernel that does not say is one that nobody has synchronised.
         synchronised: clock::synchronised().unwrap_or(false),
+    }
+}
+
+/// The record of a slot that was read: everything up to there is accounted for.
+fn moved_on(record: &SlotRecord, mut reading: Reading, shaped: Option<Shaped>) -> SlotRecord {
+    let before = &record.cursor;
+    let counted = [reading.traffic.received, reading.traffic.sent];
+    let counted_before = [before.traffic.received, before.traffic.sent];
+    let mut base = record.base;
+    for direction in 0..2 {
+        // A packet may be read as shaped before it is read as counted: they are two counters.
+        // What could not be taken out of this delta is taken out of the next.
+        let counted = counted[direction].saturating_sub(counted_before[direction]);
+        reading.shaped[direction] =
+            reading.shaped[direction].min(before.shaped[direction] + counted);
+        if let (Some(before), Some(now)) = (record.shaped, shaped)
+            && before.ifb == now.ifb
+        {
+            base.shaped[direction] +=
+                now.through[direction].saturating_sub(before.through[direction]);
+        }
+    }
+    SlotRecord {
+        cursor: reading,
+        shaped,
+        base,
+        ..record.clone()
     }
 }
 

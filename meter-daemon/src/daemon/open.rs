@@ -38,7 +38,7 @@ use crate::{
         programs::{Attach, Hooks, Mode, ProgramOptions, Programs},
         shaping::Shaping,
     },
-    ledger::{self, BootId, Ledger, LedgerError, MapSetId, Remembered, SlotRecord},
+    ledger::{self, BootId, Ledger, LedgerError, MapSetId, Remembered, Slot, SlotRecord},
 };
 
 /// Why the daemon does not start, or cannot go on.
@@ -204,6 +204,7 @@ impl Node {
             attached: BTreeMap::new(),
             terms_changed: true,
             qdiscs_changed: false,
+            patience: None,
             overrun: false,
             closing: BTreeSet::new(),
             measured_to: last.unwrap_or(now),
@@ -250,14 +251,24 @@ impl Node {
     pub(super) fn adopt_attached(&mut self) -> Result<(), HostError> {
         for attached in self.programs.attached()? {
             let (ifindex, slot) = (attached.ifindex, attached.slot);
-            let record = self.slots.of_interface(self.interfaces.id(ifindex));
-            if record.is_none_or(|record| record.counter.slot.0 != slot) {
+            // An older slot of the interface counts on until the newer one is attached.
+            let known = self.slots.get(Slot(slot)).is_some_and(|record| {
+                record.interface.ifindex == ifindex
+                    && record.counter.generation.0 == attached.generation
+            });
+            if !known {
                 warn!(
                     ifindex,
                     "letting go of programs that the ledger does not know"
                 );
                 self.programs.release(ifindex, slot)?;
-            } else if attached.hooks != Hooks::Lost {
+                continue;
+            }
+            if attached.shaper.is_none() {
+                // A shaper was recorded and then, before packets were sent there, came the end.
+                self.slots.unshape(Slot(slot));
+            }
+            if attached.hooks != Hooks::Lost {
                 self.attached.insert(ifindex, slot);
             }
         }

@@ -20,7 +20,8 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// `owners` and `generations` as the ledger remembers them for this boot and map set.
+    /// `owners` and `generations` as the ledger remembers them for this boot and map set, the
+    /// owners in the order in which they came.
     pub(crate) fn new(
         boot: BootId,
         map_set: MapSetId,
@@ -28,17 +29,18 @@ impl Slots {
         owners: impl IntoIterator<Item = SlotRecord>,
         generations: impl IntoIterator<Item = (Slot, Generation)>,
     ) -> Self {
+        let mut by_interface = BTreeMap::new();
         let owners: BTreeMap<_, _> = owners
             .into_iter()
+            .inspect(|record| {
+                // The last of an interface is the newest, whatever its number.
+                by_interface.insert(record.interface, record.counter.slot);
+            })
             .map(|record| (record.counter.slot, record))
             .collect();
         let free = (0..count)
             .map(Slot)
             .filter(|slot| !owners.contains_key(slot))
-            .collect();
-        let by_interface = owners
-            .values()
-            .map(|record| (record.interface, record.counter.slot))
             .collect();
         let generations = generations.into_iter().collect();
         Self {
@@ -93,6 +95,13 @@ impl Slots {
         }
     }
 
+    /// No shaper sends a slot's packets anywhere, whatever the ledger says.
+    pub(crate) fn unshape(&mut self, slot: Slot) {
+        if let Some(record) = self.owners.get_mut(&slot) {
+            record.shaped = None;
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &SlotRecord> {
         self.owners.values()
     }
@@ -138,6 +147,25 @@ mod tests {
         assert_eq!(slots.propose(&[]), None, "the only slot is taken");
         slots.commit(&[], &[first]);
         assert_eq!(slots.propose(&[]).unwrap().generation, Generation(2));
+    }
+
+    #[test]
+    fn after_a_crash_between_two_owners_the_newer_slot_is_the_interfaces_whatever_its_number() {
+        let mut slots = Slots::new(BootId("b".into()), MapSetId(7), 4, [], []);
+        let first = record(slots.propose(&[]).unwrap(), 2);
+        slots.commit(std::slice::from_ref(&first), &[]);
+        let old = record(slots.propose(&[]).unwrap(), 3);
+        slots.commit(std::slice::from_ref(&old), &[]);
+        slots.commit(&[], &[first.counter]);
+        let new = record(slots.propose(&[]).unwrap(), 3);
+        assert!(new.counter.slot < old.counter.slot);
+        slots.commit(std::slice::from_ref(&new), &[]);
+        let newest = |slots: &Slots| slots.of_interface(new.interface).cloned();
+        assert_eq!(newest(&slots), Some(new.clone()));
+        // The ledger remembers slots in the order in which they were handed out.
+        let remembered = [old, new.clone()];
+        let slots = Slots::new(BootId("b".into()), MapSetId(7), 4, remembered, []);
+        assert_eq!(newest(&slots), Some(new.clone()));
     }
 
     #[test]

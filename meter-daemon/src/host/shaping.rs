@@ -205,6 +205,15 @@ impl Shaping {
         .await
     }
 
+    /// What has come through the IFB of an interface, be the interface there or gone; `None`
+    /// where it has none.
+    pub async fn through_ifb(&self, ifindex: u32) -> Result<Option<Bytes>, ShapingError> {
+        self.run(ifindex, move |requests| {
+            Ok(ifb::of(requests, ifindex)?.map(|ifb| ifb.kernel.received))
+        })
+        .await
+    }
+
     /// IFBs of ours whose interface is gone.
     pub async fn stray_ifbs(&self) -> Result<Vec<OurIfb>, NetlinkError> {
         self.netlink.run(ifb::strays).await

@@ -154,7 +154,8 @@ pub struct SlotRecord {
     pub interface: InterfaceId,
     /// The interface's name, last seen.
     pub name: String,
-    /// What the counters showed when the slot was handed out.
+    /// What the counters showed when the slot was handed out; of `shaped`, with what has come
+    /// through our shapers since, so that what is between it and the cursor was dropped.
     pub base: Reading,
     /// What they showed at the last commit: everything up to here is in the ledger.
     pub cursor: Reading,
