@@ -18,6 +18,7 @@ mod project;
 mod root;
 mod steps;
 mod test;
+mod test_kernel;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,9 @@ Usage: cargo xtask VERB [OPTIONS]
                       every test, or those whose name contains FILTER, in two parts:
                       what needs no privilege, as you; what makes namespaces, links and
                       kernel programs, built as you and run as root (asks sudo)
+  test-kernel [--kernel VMLINUZ] [--modules FOLDER] [FILTER]
+                      what needs root, on another kernel, by default the newest
+                      /boot/vmlinuz-6.1*: booted in QEMU, emulated and so slow; needs no root
   lint                rustfmt, clippy for the workspace and for the kernel program,
                       rustdoc, cargo-deny; changes nothing
   lint --install      the same, first installing the pinned cargo-deny under <target>/tools
@@ -101,6 +105,7 @@ enum Verb {
     Ebpf,
     Demo(Vec<String>),
     Test(test::Selection),
+    TestKernel(test_kernel::Selection),
     Lint(lint::Deny),
     Ci,
 }
@@ -114,6 +119,9 @@ impl Verb {
             ("demo", rest) => Ok(Self::Demo(rest.iter().map(ToString::to_string).collect())),
             ("test", rest) => test::Selection::read(rest)
                 .map(Self::Test)
+                .map_err(Failure::Usage),
+            ("test-kernel", rest) => test_kernel::Selection::read(rest)
+                .map(Self::TestKernel)
                 .map_err(Failure::Usage),
             ("lint", []) => Ok(Self::Lint(lint::Deny::IfInstalled)),
             ("lint", ["--install"]) => Ok(Self::Lint(lint::Deny::Install)),
@@ -140,6 +148,7 @@ impl Verb {
             }
             Self::Demo(arguments) => demo::run(project, steps, arguments),
             Self::Test(selection) => test::run(project, steps, selection),
+            Self::TestKernel(selection) => test_kernel::run(project, steps, selection),
             Self::Lint(deny) => lint::run(project, steps, *deny),
             Self::Ci => {
                 lint::run(project, steps, lint::Deny::IfInstalled)?;

@@ -4,7 +4,7 @@
 //! Cargo builds all test programs in one go and they are started from here, so that cargo
 //! itself never runs as root and never builds a dependency twice.
 
-mod tally;
+pub(crate) mod tally;
 
 use std::{
     ffi::OsStr,
@@ -76,9 +76,20 @@ impl Selection {
 }
 
 /// What cargo has built.
-struct Built {
-    meterd: PathBuf,
+pub(crate) struct Built {
+    pub(crate) meterd: PathBuf,
     programs: Vec<TestProgram>,
+}
+
+impl Built {
+    /// A test program by its target's name.
+    pub(crate) fn test_program(&self, target: &str) -> Option<&Path> {
+        let program = self
+            .programs
+            .iter()
+            .find(|program| program.target == target)?;
+        Some(&program.executable)
+    }
 }
 
 /// Builds and runs them, and says in one line how it went.
@@ -166,7 +177,8 @@ fn needs_root(project: &Project, program: &TestProgram) -> bool {
             && ROOT_TARGETS.contains(&program.target.as_str())
 }
 
-fn build_tests(project: &Project) -> Result<Built, String> {
+/// All of them, and the programs that they run.
+pub(crate) fn build_tests(project: &Project) -> Result<Built, String> {
     let listing = cargo::output(project.cargo().arg("test").args(cargo::WORKSPACE).args([
         "--no-run",
         "--message-format",
@@ -252,7 +264,7 @@ fn name_of(project: &Project, program: &TestProgram) -> String {
 
 /// Runs a program and shows each line that it writes, standard output and error in the order
 /// in which they come, before handing it to `each`.
-fn watch(command: &mut Command, each: &mut dyn FnMut(&str)) -> Result<bool, String> {
+pub(crate) fn watch(command: &mut Command, each: &mut dyn FnMut(&str)) -> Result<bool, String> {
     let open = |error| format!("cannot make a pipe: {error}");
     let (reader, writer) = std::io::pipe().map_err(open)?;
     command

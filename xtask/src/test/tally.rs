@@ -4,22 +4,32 @@ use std::{fmt, process::Command};
 
 /// The figures of all programs so far.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     passed: u64,
     failed: u64,
     ignored: u64,
+    /// Said that the kernel lacks TCX, and passed by doing nothing more.
+    need_tcx: u64,
     programs: u64,
     /// What failed, by name, for the end.
-    pub(super) failures: Vec<String>,
+    pub(crate) failures: Vec<String>,
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "{} passed, {} failed, {} ignored, in {} test programs",
-            self.passed, self.failed, self.ignored, self.programs
-        )
+            "{} passed, {} failed, {} ignored",
+            self.passed.saturating_sub(self.need_tcx),
+            self.failed,
+            self.ignored
+        )?;
+        match self.need_tcx {
+            0 => {}
+            1 => formatter.write_str(", 1 not tested as it needs tcx")?,
+            more => write!(formatter, ", {more} not tested as they need tcx")?,
+        }
+        write!(formatter, ", in {} test programs", self.programs)
     }
 }
 
@@ -34,14 +44,40 @@ impl Tally {
         command: &mut Command,
         watch: Watch,
     ) -> Result<(), String> {
-        let mut names = Names::default();
-        let failed_before = self.failed;
-        let well = watch(command, &mut |line| {
-            names.read(line);
-            if let Some(result) = line.strip_prefix("test result: ") {
-                self.add(result);
-            }
-        })?;
+        let mut listener = self.listen(name);
+        let well = watch(command, &mut |line| self.heard(&mut listener, line))?;
+        self.ended(listener, well);
+        Ok(())
+    }
+
+    /// A test program begins to speak.
+    pub(crate) fn listen(&self, name: &str) -> Listener {
+        Listener {
+            name: name.to_owned(),
+            names: Names::default(),
+            failed_before: self.failed,
+        }
+    }
+
+    /// It said this.
+    pub(crate) fn heard(&mut self, listener: &mut Listener, line: &str) {
+        listener.names.read(line);
+        if let Some(result) = line.strip_prefix("test result: ") {
+            self.add(result);
+        }
+        // Package meter-tests' words, in `needs`.
+        if line.starts_with("needs tcx: ") {
+            self.need_tcx += 1;
+        }
+    }
+
+    /// It is over.
+    pub(crate) fn ended(&mut self, listener: Listener, well: bool) {
+        let Listener {
+            name,
+            names,
+            failed_before,
+        } = listener;
         self.programs += 1;
         self.failures
             .extend(names.0.into_iter().map(|test| format!("{name}: {test}")));
@@ -51,7 +87,6 @@ impl Tally {
             self.failures
                 .push(format!("{name}: ended before it had a result"));
         }
-        Ok(())
     }
 
     /// `ok. 3 passed; 0 failed; 1 ignored; …`
@@ -71,6 +106,13 @@ impl Tally {
             }
         }
     }
+}
+
+/// What has been heard of one program so far.
+pub(crate) struct Listener {
+    name: String,
+    names: Names,
+    failed_before: u64,
 }
 
 /// The names under the last `failures:` of a program's output: the first such heading is
