@@ -8,6 +8,7 @@
 #![no_std]
 #![no_main]
 
+mod log;
 mod traffic;
 mod verdict;
 

@@ -293,10 +293,14 @@ impl Node {
             last = Some(seen);
         }
         if best.is_none()
-            && let Some(kernel) = self.interfaces.take_last_words(ifindex)
+            && let Some(last) = self.interfaces.take_last_words(ifindex)
         {
             let reading = self.programs.reading(slot)?;
-            best = Some(uncounted(record, kernel, &reading, &reading));
+            best = Some(uncounted(record, last.kernel, &reading, &reading));
+            if !last.whole {
+                let now = self.now();
+                self.pending.push(records::unknown(now, record));
+            }
         }
         Ok(best.map(|[received, sent]| Traffic {
             received,
