@@ -227,6 +227,7 @@ fn an_interface_that_lived_for_moments_is_credited_or_said_to_be_unknown() -> Re
         // So that there is such a machine.
         let guest = scene.node.plug(Port::of(102))?;
         until_metered(&guest.tap)?;
+        links::delete(&guest.tap)?;
         drop(guest);
         for lifetime in [0, 10, 20, 30, 40, 50].map(Duration::from_millis) {
             let before = scene.meterd.counted("102")?.sent;
