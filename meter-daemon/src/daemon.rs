@@ -73,6 +73,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
+    warn_of_gaps(&config);
     let mut signals = Signals::new()?;
     // Subscribed before the first dump: no change falls in between.
     let mut links = Links::open()?;
@@ -144,6 +145,24 @@ async fn settle(node: &mut Node, links: &mut Links) {
         node.see(change);
     }
     node.act_on_links(links).await;
+}
+
+/// Says at start and reload what the files ask for and this version does not do: nobody
+/// should believe in it on the strength of a configuration that was accepted.
+fn warn_of_gaps(config: &Config) {
+    let in_plans = config.plans.values().any(|plan| !plan.exempt.is_empty());
+    if in_plans || !config.exempt.is_empty() {
+        warn!(
+            "`exempt` is not carried out by this version: traffic with these prefixes is metered, \
+             throttled and stopped like any other"
+        );
+    }
+    if config.smtp.is_some() || !config.webhooks.is_empty() {
+        warn!(
+            "this version sends neither mail nor webhooks: notices are in this log and in \
+             `meterd events`"
+        );
+    }
 }
 
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
@@ -377,6 +396,7 @@ impl Node {
         for change in changes {
             info!("reloaded: {change}");
         }
+        warn_of_gaps(&new);
         self.engine.settings = open::engine_settings(&new);
         self.config = std::sync::Arc::new(as_at_start(new, &self.config));
         self.interfaces.claim_again(&self.config);

@@ -4,8 +4,9 @@
 //! the basis of IP bytes. An ordinary frame costs three loads from its metadata.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray, programs::TcContext};
-use aya_log_ebpf::warn;
 use meter_common::CountBytes;
+
+use crate::log::warning;
 
 const ETHERNET: u32 = 14;
 const VLAN: u32 = 4;
@@ -229,14 +230,19 @@ fn warn_unread(ctx: &TcContext, gso_size: u32, gso_segs: u32) {
     }
     // SAFETY: the kernel hands every program a context that outlives the call.
     let (ifindex, protocol) = unsafe { ((*ctx.skb.skb).ifindex, (*ctx.skb.skb).protocol) };
-    warn!(
-        ctx,
-        "interface {}: cannot read the headers of an offloaded packet of {} bytes (protocol {:x}, segments {} of {}): counted without its segments' headers; {} so far on this CPU",
+    warning!(
+        "interface ",
         ifindex,
+        ": cannot read the headers of an offloaded packet of ",
         ctx.len(),
+        " bytes (protocol ",
         u16::from_be(protocol as u16),
+        ", segments ",
         gso_segs,
+        " of ",
         gso_size,
-        count
+        "): counted without its segments' headers; ",
+        count,
+        " so far on this CPU",
     );
 }

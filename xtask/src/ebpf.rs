@@ -106,7 +106,7 @@ fn linker(workspace: &Path, target: &Path) -> Result<PathBuf, String> {
             .arg(target.join("tools").join("build")),
         &format!("install bpf-linker {LINKER_VERSION}"),
         &format!(
-            "it needs a C++ compiler and access to crates.io; where there is none, put a bpf-linker {LINKER_VERSION} at {}",
+            "it needs a C++ compiler and access to cargo's registry; where there is none, put a bpf-linker {LINKER_VERSION} at {}",
             linker.display()
         ),
     )?;

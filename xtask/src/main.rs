@@ -48,9 +48,9 @@ Usage: cargo xtask VERB [OPTIONS]
   ci                  lint, then test, with the time of each step
 
 It needs Rust (rust-toolchain.toml says which; rustup finds it), git, a C compiler for the
-bundled SQLite and, on first use, the network: crates.io for the crates and the linker of the
-kernel program, static.rust-lang.org for toolchain components. <target> is cargo's target
-folder; CARGO_TARGET_DIR is honoured.
+bundled SQLite and, on first use, the network: cargo fetches crates and the linker of the kernel
+program, rustup toolchain components. <target> is cargo's target folder; CARGO_TARGET_DIR is
+honoured.
 ";
 
 fn main() -> ExitCode {

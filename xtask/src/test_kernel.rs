@@ -51,17 +51,26 @@ const MODULES: [&str; 10] = [
 ];
 
 /// The test programs that make sense there, and what of each does not: an emulated machine is
-/// slow, so what promises times and rates of a real one is left out.
-const PROGRAMS: [(&str, &[&str]); 10] = [
+/// slow. It does not meet bounds of time, sends segments again that are only late, and fills
+/// the captures of tests that go on for a time, which is why `crash` and `scale` are not here.
+const PROGRAMS: [(&str, &[&str]); 9] = [
     ("fixtures", &[]),
     ("kernel", &[]),
     ("links", &[]),
     ("shaping", &[]),
     ("throttle", &[]),
-    ("counting", &[]),
-    ("discovery", &[]),
+    (
+        "counting",
+        &[
+            "tcp_without_gso_counts_to_the_byte",
+            "tcp_over_ipv6_without_gso_counts_to_the_byte",
+        ],
+    ),
+    (
+        "discovery",
+        &["a_tap_that_appears_is_metered_within_100_ms"],
+    ),
     ("operations", &[]),
-    ("crash", &[]),
     ("edis", &[]),
 ];
 

@@ -307,7 +307,7 @@ impl Node {
     /// counter and then in ours, hence the smallest difference seen is the true one, once
     /// nothing was under way; `received` the other way round.
     async fn earlier_traffic(
-        &self,
+        &mut self,
         links: &Links,
         record: &SlotRecord,
     ) -> Result<Option<Traffic>, CycleError> {
@@ -330,10 +330,14 @@ impl Node {
             last = Some(seen);
         }
         if best.is_none()
-            && let Some(kernel) = self.interfaces.last_words(ifindex)
+            && let Some(last) = self.interfaces.last_words(ifindex)
         {
             let reading = self.programs.reading(slot)?;
-            best = Some(uncounted(record, kernel, &reading, &reading));
+            best = Some(uncounted(record, last.kernel, &reading, &reading));
+            if !last.whole && self.tally.say_once(format!("unknown {ifindex}")) {
+                let now = self.now();
+                self.pending.push(records::unknown(now, record));
+            }
         }
         Ok(best.map(|[received, sent]| Traffic {
             received,
@@ -370,7 +374,7 @@ impl Node {
                 && self.slots.of_interface(record.interface).is_none()
             {
                 self.interfaces.forget(ifindex);
-                for what in ["attach", "drift", "enforce"] {
+                for what in ["attach", "drift", "enforce", "unknown"] {
                     self.tally.say_again(&format!("{what} {ifindex}"));
                 }
             }

@@ -134,7 +134,7 @@ impl Enforcer {
             return Some(Shaped {
                 ifb: before.ifb,
                 through: [
-                    before.through[0].max(last.received),
+                    before.through[0].max(last.kernel.received),
                     before.through[1].max(sent.unwrap_or_default()),
                 ],
             });

@@ -16,6 +16,14 @@ use crate::{
 /// create a tap under one name and rename it, or set its address, some moments later.
 const NEWBORN: Duration = Duration::from_secs(10);
 
+/// What the kernel last said of a link that is gone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastWords {
+    pub(crate) kernel: KernelCounters,
+    /// Nothing is missing from it.
+    pub(crate) whole: bool,
+}
+
 /// The links of this network namespace.
 #[derive(Debug)]
 pub(crate) struct Interfaces {
@@ -26,7 +34,7 @@ pub(crate) struct Interfaces {
     /// When an interface that is younger than our first sight came, by the monotonic clock.
     born: BTreeMap<u32, Duration>,
     /// The last counters of links that were a machine's and are gone.
-    last_words: BTreeMap<u32, KernelCounters>,
+    last_words: BTreeMap<u32, LastWords>,
     highest: u32,
     recorded: Option<u32>,
     /// The ledger knows an earlier boot: all interfaces of this one are younger.
@@ -98,19 +106,22 @@ impl Interfaces {
     /// A link that is no more, with the last that the kernel said of it.
     pub(crate) fn departed(&mut self, last: &Link) {
         let mut kernel = last.kernel;
-        // A veth's peer has parted by then, and with it what the guest sent.
+        // A veth's peer has parted by then, and with it what the guest sent: what is left is
+        // what was last said before.
         if let Some(before) = self.links.get(&last.ifindex) {
             kernel.received = kernel.received.max(before.kernel.received);
             kernel.sent = kernel.sent.max(before.kernel.sent);
         }
         if self.claims.contains_key(&last.ifindex) {
-            self.last_words.insert(last.ifindex, kernel);
+            let whole = last.kind != LinkKind::Veth;
+            self.last_words
+                .insert(last.ifindex, LastWords { kernel, whole });
         }
         self.gone(last.ifindex);
     }
 
     /// What the kernel last said of a link that is no more.
-    pub(crate) fn last_words(&self, ifindex: u32) -> Option<KernelCounters> {
+    pub(crate) fn last_words(&self, ifindex: u32) -> Option<LastWords> {
         self.last_words.get(&ifindex).copied()
     }
 
@@ -296,9 +307,10 @@ mod tests {
         link.kernel.received = crate::engine::units::Bytes(7);
         interfaces.present(link.clone(), &config, NOW);
         interfaces.departed(&link);
-        assert_eq!(interfaces.last_words(10), Some(link.kernel));
+        let last = interfaces.last_words(10).map(|last| last.kernel);
+        assert_eq!(last, Some(link.kernel));
         interfaces.forget(10);
-        assert_eq!(interfaces.last_words(10), None);
+        assert!(interfaces.last_words(10).is_none());
     }
 
     #[test]

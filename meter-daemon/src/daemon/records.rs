@@ -132,6 +132,21 @@ pub(crate) fn gone(time: Timestamp, record: &SlotRecord) -> EventRecord {
     )
 }
 
+/// An interface went before what it moved unmetered could be asked for.
+pub(crate) fn unknown(time: Timestamp, record: &SlotRecord) -> EventRecord {
+    host_event(
+        time,
+        "traffic-unknown",
+        Some(&record.machine),
+        json!({
+            "interface": record.name,
+            "ifindex": record.interface.ifindex,
+            "detail": "it went before the kernel could be asked what it had moved until it was \
+                       metered; nobody knows that any more",
+        }),
+    )
+}
+
 pub(crate) fn renamed(time: Timestamp, record: &SlotRecord, to: &str) -> EventRecord {
     host_event(
         time,

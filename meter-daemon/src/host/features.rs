@@ -34,7 +34,6 @@ pub struct Feature {
 /// A capability, its number, and a stronger one that includes it.
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
-const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// Refuses a process that lacks a capability which everything here needs.
@@ -56,26 +55,6 @@ fn missing_capability(effective: u64) -> Option<&'static str> {
         (true, false) => Some("CAP_NET_ADMIN"),
         (false, false) => Some("CAP_BPF and CAP_NET_ADMIN"),
     }
-}
-
-/// What to add to a refusal by the verifier.
-pub(super) fn verifier_hint() -> &'static str {
-    if distrusted(&kernel_release(), effective_capabilities()) {
-        " (the process lacks CAP_PERFMON, without which kernels before 6.16 refuse it: add it)"
-    } else {
-        ""
-    }
-}
-
-/// Whether the verifier refuses the kernel program for want of `CAP_PERFMON`. Up to 6.15 (seen
-/// on 6.1) it follows branches that the processor might only guess at, and refuses what it
-/// finds there in the code that writes log messages, unless the process may observe the kernel
-/// anyhow. Later kernels put a barrier in such a place instead.
-fn distrusted(release: &str, effective: u64) -> bool {
-    let trusted = [CAP_PERFMON, CAP_SYS_ADMIN]
-        .iter()
-        .any(|capability| effective & (1 << capability) != 0);
-    !trusted && version(release) < (6, 16)
 }
 
 /// Of this thread. All, where it cannot be read: the kernel has the last word anyhow.
@@ -154,40 +133,30 @@ fn from_result(
     }
 }
 
-/// The first two numbers of a release.
-fn version(release: &str) -> (u32, u32) {
+fn kernel() -> Feature {
+    let release = kernel_release();
     let mut numbers = release
         .split(['.', '-'])
         .map(|part| part.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
-
-fn kernel() -> Feature {
-    let release = kernel_release();
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     Feature {
         name: "kernel",
-        present: version(&release) >= (6, 1),
+        present: version >= (6, 1),
         detail: format!("Linux {release}"),
         remedy: "use Linux 6.1 or later; 6.6 or later for tcx",
     }
 }
 
 fn capabilities() -> Feature {
-    let effective = effective_capabilities();
-    let missing = missing_capability(effective);
-    let distrusted = distrusted(&kernel_release(), effective);
+    let missing = missing_capability(effective_capabilities());
     Feature {
         name: "capabilities",
-        present: missing.is_none() && !distrusted,
+        present: missing.is_none(),
         detail: match missing {
-            None => format!("CAP_BPF and CAP_NET_ADMIN are there{}", verifier_hint()),
-            Some(missing) => format!("the process lacks {missing}{}", verifier_hint()),
+            None => "CAP_BPF and CAP_NET_ADMIN are there".to_owned(),
+            Some(missing) => format!("the process lacks {missing}"),
         },
-        remedy: if distrusted {
-            "run as root, or give the service CAP_BPF, CAP_NET_ADMIN and, before Linux 6.16, CAP_PERFMON"
-        } else {
-            "run as root, or give the service CAP_BPF and CAP_NET_ADMIN"
-        },
+        remedy: "run as root, or give the service CAP_BPF and CAP_NET_ADMIN",
     }
 }
 
@@ -289,23 +258,6 @@ fn refused_as_invalid(answer: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn perfmon_is_asked_for_only_where_the_verifier_wants_it() {
-        let bit = |capability: u32| 1u64 << capability;
-        let cases = [
-            ("6.1.0-53-cloud-amd64", 0, true),
-            ("6.15.9", bit(CAP_BPF) | bit(CAP_NET_ADMIN), true),
-            ("6.15.9", bit(CAP_PERFMON), false),
-            ("6.1.0-53-cloud-amd64", bit(CAP_SYS_ADMIN), false),
-            ("6.16.0", 0, false),
-            ("6.18.44-fc", 0, false),
-            ("7.0", 0, false),
-        ];
-        for (release, effective, expected) in cases {
-            assert_eq!(distrusted(release, effective), expected, "{release}");
-        }
-    }
 
     #[test]
     fn the_missing_capability_is_named() {

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     error::HostError,
-    features, maps,
+    maps,
     pins::{Hook, Pins},
     programs::{Mode, ProgramOptions},
 };
@@ -75,7 +75,7 @@ pub(super) fn object(pins: &Pins, options: &ProgramOptions) -> Result<Ebpf, Host
 
 fn program(ebpf: &mut Ebpf, name: &str) -> Result<Program, HostError> {
     let failed = |error: ProgramError| HostError::Load {
-        reason: format!("{name}: {}{}", causes(&error), features::verifier_hint()),
+        reason: format!("{name}: {}", causes(&error)),
     };
     let program = ebpf.program_mut(name).ok_or_else(|| HostError::Load {
         reason: format!("it has no program {name}"),

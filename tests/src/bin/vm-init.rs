@@ -15,16 +15,16 @@ use rustix::{
     system::{RebootCommand, finit_module, reboot},
 };
 
-/// File system and where it belongs.
-const MOUNTS: [(&str, &str); 7] = [
+/// File system and where it belongs. All else is in memory anyhow.
+const MOUNTS: [(&str, &str); 4] = [
     ("proc", "/proc"),
     ("sysfs", "/sys"),
     ("devtmpfs", "/dev"),
     ("bpf", "/sys/fs/bpf"),
-    ("tmpfs", "/dev/shm"),
-    ("tmpfs", "/tmp"),
-    ("tmpfs", "/run"),
 ];
+
+/// Folders that programs take for granted.
+const FOLDERS: [&str; 3] = ["/dev/shm", "/tmp", "/run"];
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
@@ -35,9 +35,10 @@ fn main() -> ExitCode {
         Ok(()) => println!("=== done"),
         Err(failure) => println!("=== failed: {failure}"),
     }
-    // Comes back only if the machine cannot be switched off; the end of this process then
-    // is the kernel's panic, upon which QEMU ends, too.
-    let _ = reboot(RebootCommand::PowerOff);
+    if let Err(error) = reboot(RebootCommand::PowerOff) {
+        println!("could not switch the machine off: {error}");
+    }
+    // The end of this process is the kernel's panic, upon which QEMU ends, too.
     ExitCode::FAILURE
 }
 
@@ -46,6 +47,9 @@ fn work() -> Result<()> {
         fs::create_dir_all(place).could_not(|| format!("make {place}"))?;
         mount(kind, place, kind, MountFlags::empty(), None)
             .could_not(|| format!("mount {kind} at {place}"))?;
+    }
+    for folder in FOLDERS {
+        fs::create_dir_all(folder).could_not(|| format!("make {folder}"))?;
     }
     for module in lines("/modules/order")? {
         let file = fs::File::open(format!("/modules/{module}"))

@@ -10,6 +10,8 @@ use crate::{
     topology::{Family, Party},
 };
 
+const UDP_SEGMENT: i32 = 103;
+
 /// Datagrams that are to be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Udp {
@@ -57,7 +59,6 @@ impl Udp {
 
     fn give(self, socket: &UdpSocket) -> Result<()> {
         if self.together > 1 {
-            const UDP_SEGMENT: i32 = 103;
             sys::set_option(socket, libc::SOL_UDP, UDP_SEGMENT, self.each.into())
                 .could_not(|| "have datagrams segmented by the kernel")?;
         }
@@ -67,7 +68,15 @@ impl Udp {
         while left > 0 {
             let now = left.min(self.together.into());
             let bytes = payload.repeat(usize::try_from(now).unwrap_or(1));
-            socket.send(&bytes).could_not(|| "send a datagram")?;
+            let sent = socket.send(&bytes);
+            if left == self.datagrams
+                && self.together > 1
+                && matches!(&sent, Err(error) if error.raw_os_error() == Some(libc::EIO))
+            {
+                // Kernels before 6.11 do so for no device that leaves checksums to them.
+                return self.give_each(socket);
+            }
+            sent.could_not(|| "send a datagram")?;
             left -= now;
             since_rest += now;
             if since_rest >= 128 {
@@ -76,6 +85,16 @@ impl Udp {
             }
         }
         Ok(())
+    }
+
+    fn give_each(self, socket: &UdpSocket) -> Result<()> {
+        sys::set_option(socket, libc::SOL_UDP, UDP_SEGMENT, 0)
+            .could_not(|| "have each datagram sent by itself")?;
+        let each = Self {
+            together: 1,
+            ..self
+        };
+        each.give(socket)
     }
 
     fn take(self, socket: &UdpSocket) -> Result<()> {

@@ -1,3 +1,5 @@
+//! A plan against histories, from texts to lines.
+
 use std::num::NonZeroU32;
 
 use jiff::SignedDuration;

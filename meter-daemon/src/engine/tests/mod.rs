@@ -3,7 +3,6 @@
 mod build;
 mod commands;
 mod laws;
-mod purity;
 mod scale;
 mod systems;
 mod time;
