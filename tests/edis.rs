@@ -7,7 +7,8 @@ use std::time::Duration;
 use meter_tests::{
     Context, Result,
     capture::Capture,
-    inspect::{self, Inventory},
+    foreign,
+    inspect::{self, Hook, Inventory},
     links::{self, Switch},
     meterd::{self, bytes},
     paper,
@@ -415,6 +416,32 @@ fn the_metrics_show_the_same_figures() -> Result<()> {
         };
         let sum = traffic("sent").zip(traffic("received")).map(|(a, b)| a + b);
         assert_eq!(sum, Some(used));
+        Ok(())
+    })
+}
+
+/// spec: an anti-spoofing rule on the tap's ingress must not be bypassed.
+#[test]
+fn somebodys_ingress_filter_still_sees_every_packet_of_a_throttled_guest() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = scene(sandbox)?;
+        let (guest, world) = (&scene.guest.party, &scene.node.world);
+        foreign::clsact_qdisc("tap101i0")?;
+        let filter = foreign::Filter::clsact("tap101i0", Hook::Sent, 10)?;
+        throttled(&scene)?;
+        let said = |event: &Value| event["event"] == "enforcement-failed";
+        wait::until("it to be said", Duration::from_millis(50), SOON, || {
+            let events = scene.meterd.events("web1")?;
+            Ok(match events.iter().any(said) {
+                true => Seen::Yes(()),
+                false => Seen::NotYet(format!("{events:#?}")),
+            })
+        })?;
+        let before = filter.seen()?.packets;
+        ping(guest, world.v4, 5, Duration::ZERO)?;
+        assert!(filter.seen()?.packets >= before + 5);
+        let down = Bulk::start(world, guest, 1)?;
+        assert_throttled(down.steady_goodput(WINDOW)?, "the guest receives");
         Ok(())
     })
 }

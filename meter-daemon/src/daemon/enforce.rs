@@ -23,7 +23,7 @@ use crate::{
     host::{
         error::HostError,
         netlink::NetlinkError,
-        programs::{Shaper, Verdict},
+        programs::{Mode, Shaper, Verdict},
         shaping::{self, Change, Figures, Found, Root, RootAfter, SavedRoot, Shaping},
     },
     ledger::{BootId, Generation, HostNote, LedgerError, Shaped, Slot, SlotRecord},
@@ -341,13 +341,20 @@ impl Node {
             // comes through meanwhile is still found.
             self.enforced(record, stands, &detail)?;
         }
+        // What an IFB gives back skips the filters of `ingress` and `clsact`: by tcx it would
+        // be redirected before them, and an anti-spoofing rule there be of no use any more.
+        let passes_by = self.programs.mode() == Mode::Tcx && !found.ingress_filters.is_empty();
         let shaper = Shaper {
             major: shaping::MAJOR,
-            ifb_ifindex: installed.ifb_ifindex,
+            ifb_ifindex: if passes_by { 0 } else { installed.ifb_ifindex },
         };
-        Ok(self
-            .programs
-            .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?)
+        self.programs
+            .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?;
+        if passes_by {
+            let filters = found.ingress_filters.join(", ");
+            return Err(EnforceError::PassesBy { filters });
+        }
+        Ok(())
     }
 
     /// Records that an interface's shaper is another by now, and says so.
@@ -569,4 +576,9 @@ enum EnforceError {
          remove it or put it on another interface"
     )]
     Foreign { kind: String, why: String },
+    #[error(
+        "what the guest sends is not throttled: a redirect would lead it past somebody's filters \
+         on the interface's ingress ({filters}); move them to the bridge or forward hook"
+    )]
+    PassesBy { filters: String },
 }
