@@ -1,5 +1,7 @@
 //! An event as a sentence, for people.
 
+mod host;
+
 use serde_json::Value;
 
 use super::out::{plain, volume, when};
@@ -18,8 +20,7 @@ pub(super) fn line(event: &Value) -> String {
     line.trim_end().to_owned() + "\n"
 }
 
-/// The sentence alone. An event of the engine's says its own; one of the host's carries it,
-/// or is shown field by field.
+/// The sentence alone.
 pub(super) fn sentence(event: &Value) -> String {
     let sentence = match serde_json::from_value::<Event>(event.clone()) {
         Ok(event) => {
@@ -30,7 +31,7 @@ pub(super) fn sentence(event: &Value) -> String {
             }
             sentence
         }
-        Err(_) => of_another(event),
+        Err(_) => host::sentence(event),
     };
     plain(&sentence)
 }
@@ -148,22 +149,6 @@ fn because(reason: Option<&String>) -> String {
         .unwrap_or_default()
 }
 
-/// What the engine does not know: its `message`, or its fields.
-fn of_another(event: &Value) -> String {
-    if let Some(message) = event.get("message").and_then(Value::as_str) {
-        return message.to_owned();
-    }
-    const SHOWN: [&str; 5] = ["seq", "time", "machine", "account", "event"];
-    let fields = event.as_object().into_iter().flatten();
-    let empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
-    let fields = fields.filter(|(key, value)| !SHOWN.contains(&key.as_str()) && !empty(value));
-    let fields = fields.map(|(key, value)| match value {
-        Value::String(text) => format!("{key} {text}"),
-        other => format!("{key} {other}"),
-    });
-    fields.collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -216,18 +201,12 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_the_hosts_is_shown_field_by_field_or_by_its_message() {
-        let attached = json!({"time": "2026-11-20T10:00:00Z", "event": "interface-attached",
-                              "machine": "web1", "interface": "tap101i0", "ifindex": 7});
+    fn an_event_of_the_hosts_has_the_same_form() {
+        let gone = json!({"time": "2026-11-20T10:00:00Z", "event": "clock-stepped",
+                          "detail": "the wall clock is followed again"});
         assert_eq!(
-            line(&attached),
-            "2026-11-20 10:00:00Z  web1          interface-attached  ifindex 7, interface tap101i0\n"
-        );
-        let drift =
-            json!({"time": "2026-11-20T10:00:00Z", "event": "drift", "message": "repaired"});
-        assert_eq!(
-            line(&drift),
-            "2026-11-20 10:00:00Z                drift           repaired\n"
+            line(&gone),
+            "2026-11-20 10:00:00Z                clock-stepped   the wall clock is followed again\n"
         );
     }
 }

@@ -166,10 +166,15 @@ impl Node {
             let claim = self.interfaces.claim(ifindex);
             let ours = claim.is_some_and(|claim| claim.machine == record.machine);
             if !ours && self.closing.insert(record.counter.slot) {
-                if self.interfaces.link(ifindex).is_none() {
-                    info!(interface = record.name, machine = %record.machine, "interface gone");
-                }
-                self.pending.push(records::gone(now, record));
+                let detail = match claim {
+                    Some(claim) => format!("it is {}'s now", claim.machine),
+                    None if self.interfaces.link(ifindex).is_some() => {
+                        "it is nobody's now".to_owned()
+                    }
+                    None => "it is not there any more".to_owned(),
+                };
+                info!(interface = record.name, machine = %record.machine, "let go of: {detail}");
+                self.pending.push(records::gone(now, record, &detail));
             }
         }
         !self.closing.is_empty()

@@ -123,12 +123,17 @@ pub(crate) fn slots_exhausted(
     )
 }
 
-pub(crate) fn gone(time: Timestamp, record: &SlotRecord) -> EventRecord {
+/// `detail`: what became of it.
+pub(crate) fn gone(time: Timestamp, record: &SlotRecord, detail: &str) -> EventRecord {
     host_event(
         time,
         "interface-gone",
         Some(&record.machine),
-        json!({ "interface": record.name, "ifindex": record.interface.ifindex }),
+        json!({
+            "interface": record.name,
+            "ifindex": record.interface.ifindex,
+            "detail": detail,
+        }),
     )
 }
 
