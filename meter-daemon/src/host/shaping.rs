@@ -2,7 +2,7 @@
 //!
 //! What the guest receives is shaped at its tap's root qdisc; what it sends, on an IFB made
 //! for the interface, to which the kernel program redirects. Both have the same tree
-//! ([`tree`]). The kernel program chooses the class by `skb->priority`.
+//! (`tree`). The kernel program chooses the class by `skb->priority`.
 //!
 //! Level-triggered: what is wanted is compared with what stands, and the difference is
 //! made. A root qdisc of somebody else's is put back afterwards if it can be, and otherwise

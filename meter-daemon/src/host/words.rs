@@ -25,7 +25,7 @@ pub enum Mode {
     Clsact,
 }
 
-/// What [`Programs::open`] needs to know.
+/// What `Programs::open` needs to know.
 #[derive(Clone, Debug)]
 pub struct ProgramOptions {
     /// On a bpf file system.

@@ -1,4 +1,4 @@
-//! The SQLite store's writer. There is one: see [`super::lock`].
+//! The SQLite store's writer. There is one: see [`super::lock()`].
 
 use std::{
     fs,
