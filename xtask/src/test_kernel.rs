@@ -53,7 +53,7 @@ const MODULES: [&str; 10] = [
 /// The test programs that make sense there, and what of each does not: an emulated machine is
 /// slow. It does not meet bounds of time, sends segments again that are only late, and fills
 /// the captures of tests that go on for a time, which is why `crash` and `scale` are not here.
-const PROGRAMS: [(&str, &[&str]); 9] = [
+const PROGRAMS: [(&str, &[&str]); 10] = [
     ("fixtures", &[]),
     ("kernel", &[]),
     ("links", &[]),
@@ -72,6 +72,7 @@ const PROGRAMS: [(&str, &[&str]); 9] = [
     ),
     ("operations", &[]),
     ("edis", &[]),
+    ("stopped", &[]),
 ];
 
 /// A machine that hangs is ended after so many seconds.
