@@ -316,13 +316,23 @@ impl Node {
         if !self.enforcer.touches(ifindex) || !ours {
             self.remember_root(record, &found)?;
         }
+        if before.is_none() {
+            self.begin_figures(record, rate).await?;
+        }
         let installed = self.enforcer.shaping.install(ifindex, rate).await?;
-        let figures = self.enforcer.shaping.figures(ifindex).await?;
-        let Some(now) = figures.map(Shaped::from) else {
-            return Err(shaping::ShapingError::Gone { ifindex }.into());
+        let shaper = Shaper {
+            major: shaping::MAJOR,
+            ifb_ifindex: installed.ifb_ifindex,
         };
-        let Some(touched) = self.enforcer.touched.get_mut(&ifindex) else {
-            return Ok(());
+        self.programs
+            .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?;
+        // From when the program sends packets there: what it had counted is counted.
+        let figures = self.enforcer.shaping.figures(ifindex).await?;
+        let (Some(now), Some(touched)) = (
+            figures.map(Shaped::from),
+            self.enforcer.touched.get_mut(&ifindex),
+        ) else {
+            return Err(shaping::ShapingError::Gone { ifindex }.into());
         };
         let ours_to_change = touched.rate.replace(rate) != Some(rate);
         let stands = Some(counted_on(before, now));
@@ -331,23 +341,34 @@ impl Node {
         if drifted {
             self.tally.drift_repairs += 1;
         }
-        if stands != before || drifted {
-            let detail = if before.is_some() {
-                format!("throttle of {rate} put back after somebody changed it")
-            } else {
-                format!("throttled to {rate}")
-            };
-            // Recorded before the program sends packets there: should we end in between, what
-            // comes through meanwhile is still found.
-            self.enforced(record, stands, &detail)?;
+        if stands == before && !drifted {
+            return Ok(());
         }
-        let shaper = Shaper {
-            major: shaping::MAJOR,
-            ifb_ifindex: installed.ifb_ifindex,
+        let detail = if before.is_some() {
+            format!("throttle of {rate} put back after somebody changed it")
+        } else {
+            format!("throttled to {rate}")
         };
-        Ok(self
-            .programs
-            .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?)
+        self.enforced(record, stands, &detail)
+    }
+
+    /// Should we end while the shaper is put up, what comes through it until the next start
+    /// is found all the same.
+    async fn begin_figures(
+        &mut self,
+        record: &SlotRecord,
+        rate: BitsPerSecond,
+    ) -> Result<(), EnforceError> {
+        let ifindex = record.interface.ifindex;
+        let figures = self.enforcer.shaping.prepare(ifindex, rate).await?;
+        let now = self.now();
+        let mut batch = self.batch(now, &self.engine, &[]);
+        batch.slots.push(SlotRecord {
+            shaped: Some(figures.into()),
+            ..self.current(record)
+        });
+        let engine = self.engine.clone();
+        Ok(self.commit(&batch, engine)?)
     }
 
     /// Records that an interface's shaper is another by now, and says so.
