@@ -13,7 +13,7 @@ use super::{
     interfaces::Interfaces,
     node::{CycleError, Node},
     records,
-    share::shares,
+    share::{Demand, shares},
 };
 use crate::{
     engine::{
@@ -36,8 +36,8 @@ pub(crate) struct Enforcer {
     touched: BTreeMap<u32, Touched>,
     /// The shares of the interfaces of throttled machines that have several.
     shares: BTreeMap<Slot, BitsPerSecond>,
-    /// What each of them had offered its shapers when the shares were last reckoned.
-    offered: BTreeMap<Slot, Bytes>,
+    /// What each of them demands.
+    demands: BTreeMap<Slot, Demand>,
     /// What the program was last told of each slot, under which generation.
     verdicts: BTreeMap<Slot, (Generation, Verdict)>,
 }
@@ -98,7 +98,7 @@ impl Enforcer {
             shaping,
             touched,
             shares: BTreeMap::new(),
-            offered: BTreeMap::new(),
+            demands: BTreeMap::new(),
             verdicts: BTreeMap::new(),
         })
     }
@@ -285,21 +285,24 @@ impl Node {
                 machine.push((slot, total));
             }
         }
-        let before = std::mem::take(&mut self.enforcer.offered);
+        let before = std::mem::take(&mut self.enforcer.demands);
         self.enforcer.shares.clear();
         for (machine, slots) in machines {
             let Enforcement::Throttle(rate) = self.wanted(&machine) else {
                 continue;
             };
-            let offered: Vec<Bytes> = slots
-                .iter()
-                .map(|(slot, total)| total.saturating_sub(*before.get(slot).unwrap_or(total)))
-                .collect();
-            let shares = shares(shaped_to(rate), &offered);
+            let demand = |(slot, offered): &(Slot, Bytes)| {
+                (
+                    *slot,
+                    before.get(slot).copied().unwrap_or_default().look(*offered),
+                )
+            };
+            let (slots, demands): (Vec<Slot>, Vec<Demand>) = slots.iter().map(demand).unzip();
+            let shares = shares(shaped_to(rate), &demands);
             self.enforcer
                 .shares
-                .extend(slots.iter().map(|(slot, _)| *slot).zip(shares));
-            self.enforcer.offered.extend(slots);
+                .extend(slots.iter().copied().zip(shares));
+            self.enforcer.demands.extend(slots.into_iter().zip(demands));
         }
         self.apply().await;
     }
@@ -316,13 +319,26 @@ impl Node {
         if !self.enforcer.touches(ifindex) || !ours {
             self.remember_root(record, &found)?;
         }
+        if before.is_none() {
+            self.begin_figures(record, rate).await?;
+        }
         let installed = self.enforcer.shaping.install(ifindex, rate).await?;
-        let figures = self.enforcer.shaping.figures(ifindex).await?;
-        let Some(now) = figures.map(Shaped::from) else {
-            return Err(shaping::ShapingError::Gone { ifindex }.into());
+        // What an IFB gives back skips the filters of `ingress` and `clsact`: by tcx it would
+        // be redirected before them, and an anti-spoofing rule there be of no use any more.
+        let passes_by = self.programs.mode() == Mode::Tcx && !found.ingress_filters.is_empty();
+        let shaper = Shaper {
+            major: shaping::MAJOR,
+            ifb_ifindex: if passes_by { 0 } else { installed.ifb_ifindex },
         };
-        let Some(touched) = self.enforcer.touched.get_mut(&ifindex) else {
-            return Ok(());
+        self.programs
+            .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?;
+        // From when the program sends packets there: what it had counted is counted.
+        let figures = self.enforcer.shaping.figures(ifindex).await?;
+        let (Some(now), Some(touched)) = (
+            figures.map(Shaped::from),
+            self.enforcer.touched.get_mut(&ifindex),
+        ) else {
+            return Err(shaping::ShapingError::Gone { ifindex }.into());
         };
         let ours_to_change = touched.rate.replace(rate) != Some(rate);
         let stands = Some(counted_on(before, now));
@@ -337,24 +353,32 @@ impl Node {
             } else {
                 format!("throttled to {rate}")
             };
-            // Recorded before the program sends packets there: should we end in between, what
-            // comes through meanwhile is still found.
             self.enforced(record, stands, &detail)?;
         }
-        // What an IFB gives back skips the filters of `ingress` and `clsact`: by tcx it would
-        // be redirected before them, and an anti-spoofing rule there be of no use any more.
-        let passes_by = self.programs.mode() == Mode::Tcx && !found.ingress_filters.is_empty();
-        let shaper = Shaper {
-            major: shaping::MAJOR,
-            ifb_ifindex: if passes_by { 0 } else { installed.ifb_ifindex },
-        };
-        self.programs
-            .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?;
         if passes_by {
             let filters = found.ingress_filters.join(", ");
             return Err(EnforceError::PassesBy { filters });
         }
         Ok(())
+    }
+
+    /// Should we end while the shaper is put up, what comes through it until the next start
+    /// is found all the same.
+    async fn begin_figures(
+        &mut self,
+        record: &SlotRecord,
+        rate: BitsPerSecond,
+    ) -> Result<(), EnforceError> {
+        let ifindex = record.interface.ifindex;
+        let figures = self.enforcer.shaping.prepare(ifindex, rate).await?;
+        let now = self.now();
+        let mut batch = self.batch(now, &self.engine, &[]);
+        batch.slots.push(SlotRecord {
+            shaped: Some(figures.into()),
+            ..self.current(record)
+        });
+        let engine = self.engine.clone();
+        Ok(self.commit(&batch, engine)?)
     }
 
     /// Records that an interface's shaper is another by now, and says so.

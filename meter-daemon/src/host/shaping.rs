@@ -179,6 +179,21 @@ impl Shaping {
             .await
     }
 
+    /// The part of [`Shaping::install`] that changes nothing for any packet yet; what the
+    /// shaper's figures are from then on.
+    pub async fn prepare(
+        &self,
+        ifindex: u32,
+        rate: BitsPerSecond,
+    ) -> Result<Figures, ShapingError> {
+        self.run(ifindex, move |requests| {
+            let link = links::get(requests, ifindex)?.ok_or(ShapingError::Gone { ifindex })?;
+            let (ifb, _) = prepare(requests, &link, &Tree::new(rate, link.mtu))?;
+            Ok(figures(&link, &ifb))
+        })
+        .await
+    }
+
     /// Takes our shaper away, and puts back what stood there before. The redirect to the IFB
     /// must be off: what is redirected to an interface that is gone is lost.
     pub async fn remove(
@@ -256,20 +271,31 @@ fn install(
 ) -> Result<Installed, ShapingError> {
     let link = links::get(requests, ifindex)?.ok_or(ShapingError::Gone { ifindex })?;
     let tree = Tree::new(rate, link.mtu);
+    let (ifb, at_the_ifb) = prepare(requests, &link, &tree)?;
+    // Last: from now until the program knows, what it counts may yet be dropped here.
     let (replaced, at_the_tap) = root::stand(requests, ifindex, &tree)?;
-    let ifb = ifb::ensure(requests, &link)?;
-    let (_, at_the_ifb) = root::stand(requests, ifb.ifindex, &tree)?;
-    // Up only now: so nothing passes it unshaped, and the kernel waits once, not twice, for
-    // its packets in flight.
-    if !ifb.up {
-        let alias = format!("meterd shapes here what interface {ifindex} sends");
-        links::set(requests, ifb.ifindex, AdminState::Up, Some(alias))?;
-    }
     Ok(Installed {
         ifb_ifindex: ifb.ifindex,
         change: at_the_tap.max(at_the_ifb),
         replaced,
     })
+}
+
+/// The IFB's half, which takes the kernel by far the longer.
+fn prepare(
+    requests: &mut Requests,
+    link: &links::Link,
+    tree: &Tree,
+) -> Result<(links::Link, Change), ShapingError> {
+    let ifb = ifb::ensure(requests, link)?;
+    let (_, change) = root::stand(requests, ifb.ifindex, tree)?;
+    // Up only now: so nothing passes it unshaped, and the kernel waits once, not twice, for
+    // its packets in flight.
+    if !ifb.up {
+        let alias = format!("meterd shapes here what interface {} sends", link.ifindex);
+        links::set(requests, ifb.ifindex, AdminState::Up, Some(alias))?;
+    }
+    Ok((ifb, change))
 }
 
 fn remove(

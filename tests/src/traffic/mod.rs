@@ -18,18 +18,21 @@ use crate::{Failure, Result};
 /// No single operation waits longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How often a transfer is begun anew, on a machine that is busy with something else.
+const ROUNDS: usize = 30;
+
 /// The first of a few rounds in which no segment was sent twice: on a busy machine a sender
 /// at times gives up waiting too early, and paper knows nothing of that.
 pub fn undisturbed<T>(mut round: impl FnMut() -> Result<(u32, T)>) -> Result<T> {
-    for _ in 0..8 {
+    for _ in 0..ROUNDS {
         let (sent_again, outcome) = round()?;
         if sent_again == 0 {
             return Ok(outcome);
         }
     }
-    Err(Failure::new(
-        "segments were sent again in each of eight rounds",
-    ))
+    Err(Failure::new(format!(
+        "segments were sent again in each of {ROUNDS} rounds"
+    )))
 }
 
 /// Bits a second.
