@@ -57,7 +57,10 @@ const PROGRAMS: [(&str, &[&str]); 10] = [
     ("fixtures", &[]),
     ("kernel", &[]),
     ("links", &[]),
-    ("shaping", &[]),
+    (
+        "shaping",
+        &["what_stands_is_found_without_a_list_of_all_other_interfaces"],
+    ),
     ("throttle", &[]),
     (
         "counting",
