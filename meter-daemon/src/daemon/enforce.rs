@@ -193,7 +193,7 @@ impl Node {
             let shaped = match wanted {
                 Enforcement::Throttle(rate) => {
                     let count = interfaces.get(&record.machine).copied().unwrap_or(1);
-                    let equal = BitsPerSecond(shaped_to(rate).0 / count);
+                    let equal = shaped_to(rate, count);
                     let share = self.enforcer.shares.get(&record.counter.slot).copied();
                     self.throttle(&record, share.filter(|_| count > 1).unwrap_or(equal))
                         .await
@@ -298,7 +298,7 @@ impl Node {
                 )
             };
             let (slots, demands): (Vec<Slot>, Vec<Demand>) = slots.iter().map(demand).unzip();
-            let shares = shares(shaped_to(rate), &demands);
+            let shares = shares(rate, &demands);
             self.enforcer
                 .shares
                 .extend(slots.iter().copied().zip(shares));
@@ -566,11 +566,16 @@ fn verdict(wanted: Enforcement) -> Verdict {
     }
 }
 
-/// What the shapers are set to. A TCP receiver sees data in order: where a hole fills, up to
-/// three segments come at once, which over ten seconds at 64 kbit/s is 5 % more than the
-/// average. A throttle promises not to be exceeded, so it aims a sixteenth lower.
-fn shaped_to(rate: BitsPerSecond) -> BitsPerSecond {
-    BitsPerSecond(rate.0 - rate.0 / 16)
+/// What a shaper is set to, as long as nothing is known of what each interface demands. A TCP
+/// receiver sees data in order: where a hole fills, up to three segments come at once, which
+/// over ten seconds at 64 kbit/s is 5 % more than the average, of which the headers leave room
+/// for 4. A throttle promises not to be exceeded, so it aims a little lower; of several
+/// interfaces, the idle ones keep as much.
+fn shaped_to(rate: BitsPerSecond, interfaces: u64) -> BitsPerSecond {
+    match interfaces {
+        0 | 1 => BitsPerSecond(rate.0 - rate.0 / 32),
+        several => BitsPerSecond(rate.0 / several),
+    }
 }
 
 fn after(root: &RootAfter) -> String {
