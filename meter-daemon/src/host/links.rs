@@ -9,7 +9,7 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage},
     tc::TcMessage,
 };
 use rtnetlink::LinkUnspec;
@@ -178,17 +178,21 @@ fn change(message: &RouteNetlinkMessage) -> Option<LinkChange> {
 
 /// Every interface there is, by ifindex.
 pub(super) fn dump(requests: &mut Requests) -> Result<Vec<Link>, NetlinkError> {
-    let everything = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let replies = requests.dump("list the network interfaces", &everything)?;
-    // Where a dump was interrupted the attempts follow one another: the last word counts.
-    let links: BTreeMap<u32, Link> = replies
-        .iter()
-        .filter_map(|reply| match reply {
+    let mut everything = LinkMessage::default();
+    // IPv6's statistics, which the kernel would add up over all CPUs; the link's own come all
+    // the same.
+    everything.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    let everything = RouteNetlinkMessage::GetLink(everything);
+    let found = requests.dump(
+        "list the network interfaces",
+        &everything,
+        |reply| match reply {
             RouteNetlinkMessage::NewLink(message) => link(message),
             _ => None,
-        })
-        .map(|link| (link.ifindex, link))
-        .collect();
+        },
+    )?;
+    // Where a dump was interrupted the attempts follow one another: the last word counts.
+    let links: BTreeMap<u32, Link> = found.into_iter().map(|link| (link.ifindex, link)).collect();
     Ok(links.into_values().collect())
 }
 

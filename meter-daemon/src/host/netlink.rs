@@ -233,14 +233,17 @@ impl Requests {
     /// Asks for all objects. Where they changed under the dump it is begun anew, and what the
     /// attempts saw comes in order: kernels before 6.9 may skip a link that stays when
     /// another goes, so the last attempt alone is not the whole truth.
-    pub(super) fn dump(
+    pub(super) fn dump<T>(
         &mut self,
         attempt: &str,
         message: &RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        read: impl Fn(&RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         let mut replies = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
-            let once = dump_once(self.handle.clone(), message.clone(), &mut replies);
+            // Read as they come: a node's thousands of links whole are tens of megabytes.
+            let keep = |reply: &RouteNetlinkMessage| replies.extend(read(reply));
+            let once = dump_once(self.handle.clone(), message.clone(), keep);
             if self.wait(attempt, once)? == Consistency::Whole {
                 break;
             }
@@ -263,7 +266,7 @@ impl Drop for Requests {
 async fn dump_once(
     mut handle: Handle,
     message: RouteNetlinkMessage,
-    replies: &mut Vec<RouteNetlinkMessage>,
+    mut keep: impl FnMut(&RouteNetlinkMessage),
 ) -> Result<Consistency, rtnetlink::Error> {
     let mut request = NetlinkMessage::from(message);
     request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
@@ -274,7 +277,7 @@ async fn dump_once(
             consistency = Consistency::Interrupted;
         }
         match answer.payload {
-            NetlinkPayload::InnerMessage(reply) => replies.push(reply),
+            NetlinkPayload::InnerMessage(reply) => keep(&reply),
             NetlinkPayload::Done(_) => return Ok(consistency),
             NetlinkPayload::Error(error) => return Err(rtnetlink::Error::NetlinkError(error)),
             _ => {}

@@ -51,16 +51,12 @@ pub(super) enum Put {
 /// one by its parent would be no better: that answer goes to everybody who listens to
 /// changes (qdisc_get_notify), ourselves among them.
 pub(super) fn qdiscs(requests: &mut Requests, ifindex: u32) -> Result<Qdiscs, NetlinkError> {
-    let replies = requests.dump(
+    let qdiscs = requests.dump(
         "list the qdiscs",
         &RouteNetlinkMessage::GetQueueDiscipline(message(ifindex, 0, 0)),
+        |reply| node(reply, ifindex),
     )?;
-    Ok(Qdiscs(
-        replies
-            .iter()
-            .filter_map(|reply| node(reply, ifindex))
-            .collect(),
-    ))
+    Ok(Qdiscs(qdiscs))
 }
 
 /// The qdiscs of an interface.
@@ -80,14 +76,11 @@ impl Qdiscs {
 
 /// The classes of all qdiscs of an interface.
 pub(super) fn classes(requests: &mut Requests, ifindex: u32) -> Result<Vec<Node>, NetlinkError> {
-    let replies = requests.dump(
+    requests.dump(
         &format!("list the classes of interface {ifindex}"),
         &RouteNetlinkMessage::GetTrafficClass(message(ifindex, 0, 0)),
-    )?;
-    Ok(replies
-        .iter()
-        .filter_map(|reply| node(reply, ifindex))
-        .collect())
+        |reply| node(reply, ifindex),
+    )
 }
 
 /// The filters of a qdisc or class: the kind of each, by priority.
@@ -96,18 +89,18 @@ pub(super) fn filters(
     ifindex: u32,
     parent: u32,
 ) -> Result<Vec<String>, NetlinkError> {
-    let replies = requests.dump(
+    let found = requests.dump(
         &format!(
             "list the filters at {} of interface {ifindex}",
             Handle(parent)
         ),
         &RouteNetlinkMessage::GetTrafficFilter(message(ifindex, 0, parent)),
+        |reply| node(reply, ifindex),
     )?;
     // What is shown as info of a filter is its priority and protocol. Several lines are one
     // filter: itself, its tables, its rules.
-    let filters: BTreeMap<u32, String> = replies
-        .iter()
-        .filter_map(|reply| node(reply, ifindex))
+    let filters: BTreeMap<u32, String> = found
+        .into_iter()
         .map(|filter| (filter.leaf, filter.kind))
         .collect();
     Ok(filters.into_values().collect())
