@@ -12,6 +12,7 @@ mod leave;
 mod node;
 mod open;
 mod records;
+mod shapers;
 mod share;
 mod slots;
 mod tally;

@@ -10,9 +10,9 @@ use tracing::{error, info, warn};
 
 use super::{
     discover::Left,
-    interfaces::Interfaces,
     node::{CycleError, Node},
     records,
+    shapers::{counted_on, note_key},
     share::{Demand, shares},
 };
 use crate::{
@@ -22,153 +22,11 @@ use crate::{
     },
     host::{
         error::HostError,
-        netlink::NetlinkError,
         programs::{Mode, Shaper, Verdict},
-        shaping::{self, Change, Figures, Found, Root, RootAfter, SavedRoot, Shaping},
+        shaping::{self, Change, Found, Root, RootAfter},
     },
-    ledger::{BootId, Generation, HostNote, LedgerError, Shaped, Slot, SlotRecord},
+    ledger::{HostNote, LedgerError, Shaped, Slot, SlotRecord},
 };
-
-/// The shapers of this node and what stood before each.
-pub(crate) struct Enforcer {
-    pub(super) shaping: Shaping,
-    /// By ifindex: every interface that has a note, i.e. that we may have changed.
-    touched: BTreeMap<u32, Touched>,
-    /// The shares of the interfaces of throttled machines that have several.
-    shares: BTreeMap<Slot, BitsPerSecond>,
-    /// What each of them demands.
-    demands: BTreeMap<Slot, Demand>,
-    /// What the program was last told of each slot, under which generation.
-    verdicts: BTreeMap<Slot, (Generation, Verdict)>,
-}
-
-/// An interface we may have changed.
-#[derive(Clone, Debug, Default)]
-struct Touched {
-    /// What to put back.
-    saved: Option<SavedRoot>,
-    /// What we last set its shaper to.
-    rate: Option<BitsPerSecond>,
-}
-
-fn note_prefix(boot: &BootId, netns: u64) -> String {
-    format!("root-qdisc/{}/{netns}/", boot.0)
-}
-
-fn note_key(record: &SlotRecord) -> String {
-    let interface = record.interface;
-    format!(
-        "{}{}",
-        note_prefix(&record.counter.boot, interface.netns),
-        interface.ifindex
-    )
-}
-
-impl Enforcer {
-    /// With the notes an earlier run left about this boot's namespace.
-    pub(crate) async fn open(
-        shaping: Shaping,
-        boot: &BootId,
-        netns: u64,
-        notes: &[(String, String)],
-    ) -> Result<Self, NetlinkError> {
-        let mut touched = BTreeMap::new();
-        let prefix = note_prefix(boot, netns);
-        for (key, value) in notes {
-            let Some(ifindex) = key.strip_prefix(&prefix).and_then(|rest| rest.parse().ok()) else {
-                continue;
-            };
-            let saved = serde_json::from_str(value).unwrap_or_else(|error| {
-                warn!(
-                    "the note of the root qdisc of interface {ifindex} is unreadable ({error}); \
-                       lifting its throttle will leave the default qdisc"
-                );
-                None
-            });
-            touched.insert(ifindex, Touched { saved, rate: None });
-        }
-        for stray in shaping.stray_ifbs().await? {
-            info!(
-                ifindex = stray.ifindex,
-                "removing an IFB of ours whose interface is gone"
-            );
-            shaping.delete_stray(&stray).await?;
-        }
-        Ok(Self {
-            shaping,
-            touched,
-            shares: BTreeMap::new(),
-            demands: BTreeMap::new(),
-            verdicts: BTreeMap::new(),
-        })
-    }
-
-    /// Whether an interface has, or may have, a shaper of ours.
-    pub(crate) fn touches(&self, ifindex: u32) -> bool {
-        self.touched.contains_key(&ifindex)
-    }
-
-    /// Whether we keep packets from an interface, so that the kernel's counters rightly differ
-    /// from the program's.
-    pub(crate) fn interferes(&self, ifindex: u32, slot: u32) -> bool {
-        let verdict = self.verdicts.get(&Slot(slot));
-        self.touches(ifindex) || verdict.is_some_and(|(_, verdict)| *verdict != Verdict::Pass)
-    }
-
-    /// What the program does with a slot's packets; not known before we said so.
-    fn verdict(&self, record: &SlotRecord) -> Option<Verdict> {
-        let (generation, verdict) = self.verdicts.get(&record.counter.slot)?;
-        (*generation == record.counter.generation).then_some(*verdict)
-    }
-
-    /// What has come through the shapers of a slot up to now, while they stand.
-    pub(crate) async fn shaped_now(
-        &self,
-        record: &SlotRecord,
-        interfaces: &Interfaces,
-    ) -> Option<Shaped> {
-        let before = record.shaped?;
-        let ifindex = record.interface.ifindex;
-        if let Some(last) = interfaces.last_words(ifindex) {
-            let sent = self.shaping.through_ifb(ifindex).await.ok().flatten();
-            return Some(Shaped {
-                ifb: before.ifb,
-                through: [
-                    before.through[0].max(last.kernel.received),
-                    before.through[1].max(sent.unwrap_or_default()),
-                ],
-            });
-        }
-        match self.shaping.figures(ifindex).await {
-            Ok(Some(figures)) if figures.ifb == before.ifb => Some(figures.into()),
-            // Not known at this moment, or somebody has removed the IFB: what came through is
-            // found with the next figures.
-            _ => Some(before),
-        }
-    }
-}
-
-/// Where to count on from: what the interface gave out is one counter, whatever becomes of
-/// the IFB, and a new IFB counts from zero.
-fn counted_on(before: Option<Shaped>, now: Shaped) -> Shaped {
-    match before {
-        None => now,
-        Some(before) if before.ifb == now.ifb => before,
-        Some(before) => Shaped {
-            ifb: now.ifb,
-            through: [before.through[0], Bytes::ZERO],
-        },
-    }
-}
-
-impl From<Figures> for Shaped {
-    fn from(figures: Figures) -> Self {
-        Self {
-            ifb: figures.ifb,
-            through: figures.traffic,
-        }
-    }
-}
 
 impl Node {
     /// Makes every interface what the engine wants it to be. Failures are said once, counted,

@@ -16,10 +16,10 @@ use tracing::{error, info, warn};
 use super::{
     audit::Audit,
     drops::Drops,
-    enforce::Enforcer,
     interfaces::Interfaces,
     known::Known,
     records,
+    shapers::Enforcer,
     slots::Slots,
     tally::Tally,
     time::{EngineClock, Reading as ClockReading},

@@ -15,11 +15,11 @@ use tracing::{info, warn};
 use super::{
     audit::Audit,
     drops::Drops,
-    enforce::Enforcer,
     interfaces::Interfaces,
     known::Known,
     node::{CycleError, Node},
     records,
+    shapers::Enforcer,
     slots::Slots,
     tally::Tally,
     time::EngineClock,
