@@ -29,7 +29,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::{answers::Then, node::Node};
+use self::{answers::Then, enforce::Which, node::Node};
 pub use self::{leave::detach, open::Failure};
 use crate::{
     api::{self, Call, access::Access},
@@ -290,7 +290,9 @@ impl Node {
             }
             LinkChange::Gone(link) => self.interfaces.departed(&link),
             LinkChange::QdiscChanged { ifindex } => {
-                self.qdiscs_changed |= self.enforcer.touches(ifindex);
+                if self.enforcer.touches(ifindex) {
+                    self.qdiscs_changed.insert(ifindex);
+                }
             }
             LinkChange::Overrun => self.overrun = true,
         }
@@ -306,8 +308,9 @@ impl Node {
         {
             self.failed(&failure);
         }
-        if std::mem::take(&mut self.qdiscs_changed) {
-            self.apply().await;
+        let changed = std::mem::take(&mut self.qdiscs_changed);
+        if !changed.is_empty() {
+            self.apply_to(Which::These(changed)).await;
         }
     }
 

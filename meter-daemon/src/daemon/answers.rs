@@ -106,7 +106,7 @@ impl Node {
             Ask::Metrics => {
                 // A scrape sees the counters as they are now; if they cannot be recorded, it
                 // sees that, too.
-                let _recorded = self.poll().await;
+                let _recorded = self.freshen().await;
                 let figures = Box::new(figures::collect(self));
                 answer.send(Answer::Metrics(figures)).ok();
                 return then;
@@ -123,7 +123,7 @@ impl Node {
         &mut self,
         answer: impl FnOnce(&mut Self) -> Result<Value, Problem>,
     ) -> Result<Value, Problem> {
-        self.poll().await.map_err(cannot_record)?;
+        self.freshen().await.map_err(cannot_record)?;
         answer(self)
     }
 
@@ -222,7 +222,7 @@ impl Node {
         dry_run: bool,
     ) -> Result<Value, Problem> {
         if dry_run {
-            self.poll().await.map_err(cannot_record)?;
+            self.freshen().await.map_err(cannot_record)?;
             let effects = self.rehearse(commands);
             return command_answer(&effects, true);
         }

@@ -28,10 +28,26 @@ use crate::{
     ledger::{HostNote, LedgerError, Shaped, Slot, SlotRecord},
 };
 
+/// The interfaces that are looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    All,
+    /// Those of which we know that something else is wanted by now.
+    Changed,
+    /// By ifindex.
+    These(BTreeSet<u32>),
+}
+
 impl Node {
     /// Makes every interface what the engine wants it to be. Failures are said once, counted,
     /// and tried again with the next poll.
     pub(crate) async fn apply(&mut self) {
+        self.apply_to(Which::All).await;
+    }
+
+    /// The same where a look is due. What stands is not looked at for every question, and at
+    /// every change of a single qdisc: a look takes a third of a millisecond.
+    pub(super) async fn apply_to(&mut self, which: Which) {
         let interfaces = self.interfaces_per_machine();
         let records: Vec<SlotRecord> = self
             .slots
@@ -43,24 +59,57 @@ impl Node {
                     || self.enforcer.touches(ifindex)
                     || self.enforcer.verdict(record) != Some(Verdict::Pass)
             })
+            .filter(|record| match &which {
+                Which::All => true,
+                Which::Changed => !self.stands_as_wanted(record, &interfaces),
+                Which::These(these) => these.contains(&record.interface.ifindex),
+            })
             .cloned()
             .collect();
+        let changing = records
+            .iter()
+            .filter(|record| !self.stands_as_wanted(record, &interfaces))
+            .count();
+        // Many at once, e.g. when a period begins, would hold up everybody for minutes.
+        let _expedited = self.programs.expedited(changing);
         for record in records {
             let wanted = self.wanted(&record.machine);
             let stopped = self.stop_or_pass(&record, verdict(wanted));
-            let shaped = match wanted {
-                Enforcement::Throttle(rate) => {
-                    let count = interfaces.get(&record.machine).copied().unwrap_or(1);
-                    let equal = shaped_to(rate, count);
-                    let share = self.enforcer.shares.get(&record.counter.slot).copied();
-                    self.throttle(&record, share.filter(|_| count > 1).unwrap_or(equal))
-                        .await
-                }
-                _ if self.enforcer.touches(record.interface.ifindex) => self.lift(&record).await,
-                _ => Ok(()),
+            let shaped = match self.rate(&record, &interfaces) {
+                Some(rate) => self.throttle(&record, rate).await,
+                None if self.enforcer.touches(record.interface.ifindex) => self.lift(&record).await,
+                None => Ok(()),
             };
             self.said(&record, stopped.and(shaped));
         }
+    }
+
+    /// As far as we know without looking.
+    fn stands_as_wanted(&self, record: &SlotRecord, interfaces: &BTreeMap<MachineId, u64>) -> bool {
+        let touched = self.enforcer.touched.get(&record.interface.ifindex);
+        let stands = match self.rate(record, interfaces) {
+            None => touched.is_none(),
+            rate => record.shaped.is_some() && touched.is_some_and(|it| it.rate == rate),
+        };
+        stands && self.enforcer.verdict(record) == Some(verdict(self.wanted(&record.machine)))
+    }
+
+    /// What an interface is to be shaped to, if it is.
+    fn rate(
+        &self,
+        record: &SlotRecord,
+        interfaces: &BTreeMap<MachineId, u64>,
+    ) -> Option<BitsPerSecond> {
+        let Enforcement::Throttle(rate) = self.wanted(&record.machine) else {
+            return None;
+        };
+        let count = interfaces.get(&record.machine).copied().unwrap_or(1);
+        let share = self.enforcer.shares.get(&record.counter.slot).copied();
+        Some(
+            share
+                .filter(|_| count > 1)
+                .unwrap_or(shaped_to(rate, count)),
+        )
     }
 
     /// Before an interface is attached: what stands against its machine stands from the
@@ -144,7 +193,7 @@ impl Node {
             }
         }
         let before = std::mem::take(&mut self.enforcer.demands);
-        self.enforcer.shares.clear();
+        let shares_before = std::mem::take(&mut self.enforcer.shares);
         for (machine, slots) in machines {
             let Enforcement::Throttle(rate) = self.wanted(&machine) else {
                 continue;
@@ -162,7 +211,12 @@ impl Node {
                 .extend(slots.iter().copied().zip(shares));
             self.enforcer.demands.extend(slots.into_iter().zip(demands));
         }
-        self.apply().await;
+        let changed = self.slots.iter().filter(|record| {
+            let slot = &record.counter.slot;
+            self.enforcer.shares.get(slot) != shares_before.get(slot)
+        });
+        let changed = changed.map(|record| record.interface.ifindex).collect();
+        self.apply_to(Which::These(changed)).await;
     }
 
     async fn throttle(

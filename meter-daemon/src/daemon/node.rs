@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use super::{
     audit::Audit,
     drops::Drops,
+    enforce::Which,
     interfaces::Interfaces,
     known::Known,
     records,
@@ -64,8 +65,8 @@ pub(crate) struct Node {
     pub(super) attached: BTreeMap<u32, u32>,
     /// Who is metered, or how, is other than the engine was told.
     pub(super) terms_changed: bool,
-    /// A qdisc changed on an interface that has a shaper of ours.
-    pub(super) qdiscs_changed: bool,
+    /// Interfaces that have a shaper of ours, on which a qdisc changed.
+    pub(super) qdiscs_changed: BTreeSet<u32>,
     /// The last round failed: time alone brings no other before then, by the monotonic clock.
     pub(super) patience: Option<Duration>,
     /// Link events were lost.
@@ -116,6 +117,13 @@ impl Node {
         Ok(())
     }
 
+    /// Reads the counters for somebody who asks.
+    pub(crate) async fn freshen(&mut self) -> Result<(), CycleError> {
+        self.measure().await?;
+        self.apply_to(Which::Changed).await;
+        Ok(())
+    }
+
     /// A fresh reading and, with it in the ledger, the commands by themselves: the effects
     /// are what they caused and nothing else. All are carried out, or none; what `finish`
     /// says of the effects is what is kept under the idempotency key.
@@ -142,7 +150,7 @@ impl Node {
         let mut batch = self.batch(now, &next, &effects);
         batch.commands.extend(finish(&effects));
         self.commit(&batch, next)?;
-        self.apply().await;
+        self.apply_to(Which::Changed).await;
         Ok(effects)
     }
 

@@ -203,7 +203,7 @@ impl Node {
             drops: Drops::default(),
             attached: BTreeMap::new(),
             terms_changed: true,
-            qdiscs_changed: false,
+            qdiscs_changed: BTreeSet::new(),
             patience: None,
             overrun: false,
             closing: BTreeSet::new(),

@@ -290,6 +290,11 @@ impl Programs {
         self.maps.unassign(ifindex)
     }
 
+    /// Short grace periods while it lives, where that many interfaces are about to change.
+    pub fn expedited(&self, interfaces: usize) -> Option<impl Drop + use<>> {
+        rcu::Expedited::for_interfaces(interfaces, &self.runtime_directory)
+    }
+
     /// What every slot shows, up to the highest that was handed out.
     ///
     /// # Errors
