@@ -103,9 +103,11 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
             }
             change = links.next() => {
                 node.see(change);
-                settle(&mut node, &mut links).await;
+                settle(&mut node, &mut links, SETTLE).await;
             }
             Some(call) = asked.recv() => {
+                // What happened before the question belongs into the answer.
+                settle(&mut node, &mut links, Duration::ZERO).await;
                 let reload = matches!(call.ask, api::Ask::Reload { .. });
                 if node.answer(call, config_path, &links).await == Then::Stop {
                     break Stop::Detached;
@@ -139,11 +141,15 @@ enum Stop {
     Detached,
 }
 
-/// Takes in what else comes at once, then acts on all of it.
-async fn settle(node: &mut Node, links: &mut Links) {
-    let until = Instant::now() + SETTLE;
+/// Takes in what else comes within `patience`, then acts on all of it. What comes faster than
+/// it is taken in does not hold up the rest.
+async fn settle(node: &mut Node, links: &mut Links, patience: Duration) {
+    let until = Instant::now() + patience;
     while let Ok(change) = tokio::time::timeout_at(until, links.next()).await {
         node.see(change);
+        if Instant::now() > until + SETTLE {
+            break;
+        }
     }
     node.act_on_links(links).await;
 }
