@@ -47,7 +47,7 @@ impl Node {
         let now = self.now();
         let opened = self.open_slots(now)?;
         let (renamed, renamings) = self.renamed(now);
-        let closing = self.mark_closing(now);
+        self.mark_closing(now);
 
         let mut next = self.engine.clone();
         let mut effects = Vec::new();
@@ -68,6 +68,9 @@ impl Node {
         }
 
         self.terms_changed = false;
+        self.interfaces.looked_at();
+        // Again: what came and went since the last look has a slot only now.
+        let closing = self.mark_closing(now);
         let attached = self.attach_all();
         self.credit_all(links).await?;
         if closing {
@@ -88,7 +91,8 @@ impl Node {
         for (link, claim) in self.interfaces.claims() {
             let interface = self.interfaces.id(link.ifindex);
             let owner = self.slots.of_interface(interface);
-            if owner.is_some_and(|record| record.machine == claim.machine) {
+            let is_gone = self.interfaces.link(link.ifindex).is_none();
+            if owner.is_some_and(|record| is_gone || record.machine == claim.machine) {
                 continue;
             }
             let Some(counter) = free.next() else {

@@ -35,6 +35,8 @@ pub(crate) struct Interfaces {
     born: BTreeMap<u32, Duration>,
     /// The last counters of links that were a machine's and are gone.
     last_words: BTreeMap<u32, LastWords>,
+    /// Links that came and went between two looks at what there is, and whose they were.
+    brief: BTreeMap<u32, (Link, Claim)>,
     highest: u32,
     recorded: Option<u32>,
     /// The ledger knows an earlier boot: all interfaces of this one are younger.
@@ -53,6 +55,7 @@ impl Interfaces {
             claims: BTreeMap::new(),
             born: BTreeMap::new(),
             last_words: BTreeMap::new(),
+            brief: BTreeMap::new(),
             highest: recorded.unwrap_or(0),
             recorded,
             later_boot,
@@ -83,6 +86,7 @@ impl Interfaces {
         if link.ifindex > self.highest {
             self.born.insert(link.ifindex, now);
         }
+        self.brief.remove(&link.ifindex);
         self.keep(link, config);
     }
 
@@ -112,7 +116,11 @@ impl Interfaces {
             kernel.received = kernel.received.max(before.kernel.received);
             kernel.sent = kernel.sent.max(before.kernel.sent);
         }
-        if self.claims.contains_key(&last.ifindex) {
+        if let Some(claim) = self.claims.get(&last.ifindex) {
+            if self.born.contains_key(&last.ifindex) {
+                let brief = (last.clone(), claim.clone());
+                self.brief.insert(last.ifindex, brief);
+            }
             let whole = last.kind != LinkKind::Veth;
             self.last_words
                 .insert(last.ifindex, LastWords { kernel, whole });
@@ -123,6 +131,11 @@ impl Interfaces {
     /// What the kernel last said of a link that is no more.
     pub(crate) fn last_words(&self, ifindex: u32) -> Option<LastWords> {
         self.last_words.get(&ifindex).copied()
+    }
+
+    /// What there was has been looked at.
+    pub(crate) fn looked_at(&mut self) {
+        self.brief.clear();
     }
 
     /// Whoever had it has all of its bytes.
@@ -189,10 +202,12 @@ impl Interfaces {
         self.links.get(&ifindex)
     }
 
+    /// Those that are there, and those that were there since the last look.
     pub(crate) fn claims(&self) -> impl Iterator<Item = (&Link, &Claim)> {
         self.claims
             .iter()
             .filter_map(|(ifindex, claim)| Some((self.links.get(ifindex)?, claim)))
+            .chain(self.brief.values().map(|(link, claim)| (link, claim)))
     }
 
     pub(crate) fn claim(&self, ifindex: u32) -> Option<&Claim> {
@@ -201,9 +216,8 @@ impl Interfaces {
 
     /// Whether what an interface moved before it was metered is to be credited.
     pub(crate) fn is_newborn(&self, ifindex: u32, now: Duration) -> bool {
-        self.born
-            .get(&ifindex)
-            .is_some_and(|born| now.saturating_sub(*born) < NEWBORN)
+        let young = |born: &Duration| now.saturating_sub(*born) < NEWBORN;
+        self.brief.contains_key(&ifindex) || self.born.get(&ifindex).is_some_and(young)
     }
 
     pub(crate) fn highest_if_grown(&self) -> Option<Highest> {
@@ -284,6 +298,7 @@ mod tests {
         assert!(interfaces.is_newborn(10, NOW + Duration::from_secs(9)));
         assert!(!interfaces.is_newborn(10, NOW + Duration::from_secs(11)));
         interfaces.departed(&veth(10, "a"));
+        interfaces.looked_at();
         assert!(!interfaces.is_newborn(10, NOW));
     }
 
@@ -293,10 +308,23 @@ mod tests {
         let mut interfaces = node(Some(9), false);
         interfaces.present(veth(10, "a"), &config, NOW);
         interfaces.departed(&veth(10, "a"));
+        interfaces.looked_at();
         interfaces.present(veth(10, "a"), &config, NOW);
         assert!(!interfaces.is_newborn(10, NOW), "its bytes were counted");
         interfaces.present(veth(11, "b"), &config, NOW);
         assert!(interfaces.is_newborn(11, NOW));
+    }
+
+    #[test]
+    fn one_that_came_and_went_between_two_looks_is_still_its_machines() {
+        let config = Config::default();
+        let mut interfaces = node(Some(9), false);
+        interfaces.present(veth(10, "a"), &config, NOW);
+        interfaces.departed(&veth(10, "a"));
+        assert_eq!(interfaces.claims().count(), 1);
+        assert!(interfaces.is_newborn(10, NOW));
+        interfaces.looked_at();
+        assert_eq!(interfaces.claims().count(), 0);
     }
 
     #[test]
