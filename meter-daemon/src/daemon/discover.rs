@@ -84,13 +84,14 @@ impl Node {
     fn open_slots(&mut self, now: Timestamp) -> Result<Vec<SlotRecord>, CycleError> {
         let mut opened: Vec<SlotRecord> = Vec::new();
         let mut unmetered = Vec::new();
+        let mut free = self.slots.free();
         for (link, claim) in self.interfaces.claims() {
             let interface = self.interfaces.id(link.ifindex);
             let owner = self.slots.of_interface(interface);
             if owner.is_some_and(|record| record.machine == claim.machine) {
                 continue;
             }
-            let Some(counter) = self.slots.propose(&opened) else {
+            let Some(counter) = free.next() else {
                 unmetered.push((claim.machine.clone(), link.name.clone()));
                 continue;
             };
