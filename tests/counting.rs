@@ -12,7 +12,7 @@ use meter_tests::{
     scene::{EVERY_TAP, MACHINE, Scene, until_metered},
     tap::Tap,
     topology::{BRIDGE, Family, Node, Port, UPLINK, WAN},
-    traffic::{Tcp, Udp, ping, undisturbed},
+    traffic::{Tcp, Udp, calmest, ping},
 };
 
 const MEGABYTE: u64 = 1_000_000;
@@ -40,7 +40,7 @@ fn tcp_both_ways(segmentation: Switch, family: Family) -> Result<()> {
             bytes: 20 * MEGABYTE,
             family,
         };
-        let watched = undisturbed(|| {
+        let (again, watched) = calmest(|| {
             let watched = scene.watch(|guest, world| {
                 let sent = transfer.run(guest, world)?;
                 let received = transfer.run(world, guest)?;
@@ -49,17 +49,19 @@ fn tcp_both_ways(segmentation: Switch, family: Family) -> Result<()> {
             Ok((watched.outcome, watched))
         })?;
         let (ledger, wire) = (watched.ledger, watched.on_the_wire());
-        if segmentation == Switch::Off {
+        // A segment that was sent again may have been lost, between the two counts or before.
+        let slack = u64::from(again) * (segment + headers);
+        if segmentation == Switch::Off && again == 0 {
             watched.assert_exact();
         }
         let least = paper::wire_bytes(20 * MEGABYTE, segment, headers);
         for (counted, captured) in [(ledger.sent, wire.sent), (ledger.received, wire.received)] {
             assert!(
-                paper::within(counted, captured, 0.001),
-                "{ledger:?} against {wire:?}"
+                paper::within(counted, captured, 0.001) || counted.abs_diff(captured) <= slack,
+                "{again} sent again, {ledger:?} against {wire:?}"
             );
             // Beside the data, acknowledgements of the other way's: at most one a segment.
-            let most = least + 20 * MEGABYTE / segment * (headers + 28) / 2;
+            let most = least + 20 * MEGABYTE / segment * (headers + 28) / 2 + slack;
             assert!(
                 (least..most).contains(&counted),
                 "{counted} on paper {least} to {most}"

@@ -14,7 +14,7 @@ use meter_tests::{
     sandbox::{Namespace, Sandbox},
     tap::Tap,
     topology::{BRIDGE, Family, Node, Port, UPLINK, WAN},
-    traffic::{Bulk, Tcp, Udp, ping, undisturbed},
+    traffic::{Bulk, Tcp, Udp, calmest, ping},
 };
 
 const MEGABYTE: u64 = 1_000_000;
@@ -68,7 +68,7 @@ fn tcp(segmentation: Switch, family: Family) -> Result<()> {
             bytes: 10 * MEGABYTE,
             family,
         };
-        let moved = undisturbed(|| {
+        let (again, moved) = calmest(|| {
             let before = capture.settled(guest.mac)?;
             let sent = transfer.run(&guest, &node.world)?;
             let received = transfer.run(&node.world, &guest)?;
@@ -77,7 +77,12 @@ fn tcp(segmentation: Switch, family: Family) -> Result<()> {
         })?;
         for (way, count) in [("sent", moved.sent), ("received", moved.received)] {
             // The other transfer's confirmation is a byte of payload in a frame of its own.
-            assert_eq!(count.payload, 10 * MEGABYTE + 1, "{way}: {count:?}");
+            let slack = u64::from(again) * (segment + headers);
+            let payload = 10 * MEGABYTE + 1;
+            assert!(
+                (payload..=payload + slack).contains(&count.payload),
+                "{way}: {again} sent again, {count:?}"
+            );
             let least = paper::wire_bytes(10 * MEGABYTE, segment, headers) + headers + 1;
             let carried = count.carrier_bytes;
             assert_eq!(
@@ -86,7 +91,7 @@ fn tcp(segmentation: Switch, family: Family) -> Result<()> {
                 "{way}: {count:?}"
             );
             assert!(
-                paper::within(carried, least, 0.001),
+                paper::within(carried, least, 0.001) || carried.abs_diff(least) <= slack,
                 "{way}: {carried} against {least}"
             );
             // Beside those, SYNs and acknowledgements: 40 bytes of options at most, not 12.

@@ -34,7 +34,7 @@ pub use self::{leave::detach, open::Failure};
 use crate::{
     api::{self, Call, access::Access},
     config::Config,
-    host::links::{LinkChange, Links},
+    host::links::{Link, LinkChange, Links},
     ledger::Retention,
 };
 
@@ -294,13 +294,36 @@ impl Node {
             LinkChange::Present(link) => {
                 self.interfaces.present(link, &config, now);
             }
-            LinkChange::Gone(link) => self.interfaces.departed(&link),
+            LinkChange::Gone(link) => {
+                self.mourn(&link);
+                self.interfaces.departed(&link);
+            }
             LinkChange::QdiscChanged { ifindex } => {
                 if self.enforcer.touches(ifindex) {
                     self.qdiscs_changed.insert(ifindex);
                 }
             }
             LinkChange::Overrun => self.overrun = true,
+        }
+    }
+
+    /// A machine's interface that came and went before it could be metered is at least told of.
+    fn mourn(&mut self, link: &Link) {
+        let Some(machine) = self
+            .interfaces
+            .claim(link.ifindex)
+            .map(|c| c.machine.clone())
+        else {
+            return;
+        };
+        if self
+            .slots
+            .of_interface(self.interfaces.id(link.ifindex))
+            .is_none()
+        {
+            let now = self.now();
+            let event = records::unknown(now, &machine, &link.name, link.ifindex);
+            self.pending.push(event);
         }
     }
 

@@ -346,7 +346,12 @@ impl Node {
             best = Some(uncounted(record, last.kernel, &reading, &reading));
             if !last.whole && self.tally.say_once(format!("unknown {ifindex}")) {
                 let now = self.now();
-                self.pending.push(records::unknown(now, record));
+                self.pending.push(records::unknown(
+                    now,
+                    &record.machine,
+                    &record.name,
+                    ifindex,
+                ));
             }
         }
         Ok(best.map(|[received, sent]| Traffic {

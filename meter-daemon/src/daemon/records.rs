@@ -138,14 +138,19 @@ pub(crate) fn gone(time: Timestamp, record: &SlotRecord, detail: &str) -> EventR
 }
 
 /// An interface went before what it moved unmetered could be asked for.
-pub(crate) fn unknown(time: Timestamp, record: &SlotRecord) -> EventRecord {
+pub(crate) fn unknown(
+    time: Timestamp,
+    machine: &MachineId,
+    interface: &str,
+    ifindex: u32,
+) -> EventRecord {
     host_event(
         time,
         "traffic-unknown",
-        Some(&record.machine),
+        Some(machine),
         json!({
-            "interface": record.name,
-            "ifindex": record.interface.ifindex,
+            "interface": interface,
+            "ifindex": ifindex,
             "detail": "it went before the kernel could be asked what it had moved until it was \
                        metered; nobody knows that any more",
         }),
