@@ -191,14 +191,15 @@ impl Machine {
     }
 
     /// Takes in what arrived of `samples` after `since` (`None`: all before, too) up to `until`.
+    /// Returns by how much usage grew.
     pub(crate) fn accrue(
         &mut self,
         samples: &[&Sample],
         since: Option<Timestamp>,
         until: Timestamp,
-    ) {
+    ) -> Bytes {
         if self.record.cancelled.is_some() {
-            return;
+            return Bytes::ZERO;
         }
         let used = self.used();
         for sample in samples {
@@ -217,7 +218,9 @@ impl Machine {
             self.running.measured_to = self.running.measured_to.max(measured);
             self.hours.add(sample, since, until, &self.record.zone);
         }
-        self.spend(self.used().saturating_sub(used));
+        let moved = self.used().saturating_sub(used);
+        self.spend(moved);
+        moved
     }
 
     /// Counts against every cap that has begun.

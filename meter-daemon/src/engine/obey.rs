@@ -8,7 +8,7 @@ use super::{
     machine::Machine,
     standing::release,
     step::{Step, machine_mut},
-    units::{InvoiceNumber, MachineId},
+    units::{Bytes, InvoiceNumber, MachineId},
 };
 
 impl Step<'_> {
@@ -70,7 +70,7 @@ impl Step<'_> {
     fn follow_up(&mut self, id: &MachineId, desk: &mut Desk<'_>) {
         let now = self.now;
         if let Some(machine) = machine_mut(self.machines, id) {
-            machine.judge(now, desk);
+            machine.judge(now, Bytes::ZERO, desk);
             machine.wake = machine.next_wake(now);
         }
         self.settle(std::slice::from_ref(id), now, desk);

@@ -11,7 +11,7 @@ use super::{
     machine::Machine,
     notices::{notice_id, twin},
     plan::{CollectOverage, Lift, Rule},
-    triggers::{Basis, Figures},
+    triggers::{Basis, Compared, Figures},
     units::{Bytes, Money},
 };
 
@@ -34,8 +34,9 @@ impl Rule {
 impl Machine {
     /// Brings everything but the state up to date with what is used, allowed and owed at
     /// `now`: charges, overdue bills, every rule's trigger, flags, and notices of rules that do
-    /// nothing else. What the rules then want is [`Machine::wanted`].
-    pub(crate) fn judge(&mut self, now: Timestamp, desk: &mut Desk<'_>) {
+    /// nothing else. What the rules then want is [`Machine::wanted`]. `moved` is by how much
+    /// usage grew since the last time.
+    pub(crate) fn judge(&mut self, now: Timestamp, moved: Bytes, desk: &mut Desk<'_>) {
         if !self.is_live() {
             return;
         }
@@ -53,7 +54,7 @@ impl Machine {
         {
             Arc::make_mut(&mut self.record).staff = None;
         }
-        let mut said = self.follow_rules(now, &figures);
+        let mut said = self.follow_rules(now, moved, &figures);
         self.choose_speakers(now, &figures, &mut said);
         self.stale = false;
         let terms = Arc::clone(&self.terms);
@@ -128,7 +129,12 @@ impl Machine {
     }
 
     /// Follows every rule's trigger, and begins and ends flags and actions.
-    fn follow_rules(&mut self, now: Timestamp, figures: &Figures) -> Vec<(usize, Said)> {
+    fn follow_rules(
+        &mut self,
+        now: Timestamp,
+        moved: Bytes,
+        figures: &Figures,
+    ) -> Vec<(usize, Said)> {
         let terms = Arc::clone(&self.terms);
         let record = Arc::make_mut(&mut self.record);
         let mut said = Vec::new();
@@ -155,7 +161,8 @@ impl Machine {
                     said.push((index, if flags { Said::Holds } else { Said::Over }));
                 }
             }
-            state.act(rule, terms.lift(rule), ripe, now);
+            let beyond = moved_beyond(rule, &compared, figures.used, moved);
+            state.act(rule, terms.lift(rule), ripe, now, beyond);
             if let Some(acting) = &mut state.acting {
                 if !rule.notify {
                     acting.notice = None;
@@ -258,6 +265,18 @@ impl Machine {
     }
 }
 
+/// What of a step's growth lies beyond the byte at which a rule that acts at once began to
+/// hold: a cap counts from there, wherever the readings fall. Nothing where it was not usage
+/// that made it hold: then it begins with the step.
+fn moved_beyond(rule: &Rule, compared: &Compared, used: Bytes, moved: Bytes) -> Bytes {
+    let by_usage = matches!(compared.basis, Basis::Used | Basis::Accrued | Basis::Cost);
+    let before = used.saturating_sub(moved);
+    match compared.at {
+        Some(at) if by_usage && rule.after.is_zero() && before < at => used.saturating_sub(at),
+        _ => Bytes::ZERO,
+    }
+}
+
 impl RuleState {
     fn follow_trigger(&mut self, holds: bool, now: Timestamp) {
         if !holds {
@@ -296,7 +315,8 @@ impl RuleState {
         ended.is_some()
     }
 
-    fn act(&mut self, rule: &Rule, lift: Lift, ripe: bool, now: Timestamp) {
+    /// Begins or ends the rule's action. `beyond` moved after it began.
+    fn act(&mut self, rule: &Rule, lift: Lift, ripe: bool, now: Timestamp, beyond: Bytes) {
         let by_hand = lift == Lift::ByHand;
         let Some(action) = rule.action else {
             self.acting = None;
@@ -313,7 +333,7 @@ impl RuleState {
                 action,
                 by_hand,
                 notice: None,
-                spent: Bytes::ZERO,
+                spent: beyond,
                 spoken: false,
             })
         });

@@ -2,6 +2,7 @@
 
 mod boundaries;
 mod build;
+mod caps;
 mod commands;
 mod laws;
 mod scale;
