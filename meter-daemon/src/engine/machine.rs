@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     Enforcement, Sample,
+    books::Bill,
     effective::{Effective, Settings},
     event::State,
     forecast::{self, Hours},
@@ -308,12 +309,7 @@ impl Machine {
             let lifted = state.lifted.as_ref().and_then(|lifted| lifted.until);
             [ripe, lifted]
         });
-        let due = self
-            .record
-            .bills
-            .iter()
-            .filter(|bill| bill.paid.is_none())
-            .map(|bill| Some(bill.due));
+        let due = self.record.bills.iter().map(Bill::deadline);
         [Some(period.end), daily, foretold, staff]
             .into_iter()
             .chain(rules)

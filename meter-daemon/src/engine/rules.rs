@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{
+    books::Bill,
     desk::Desk,
     event::EventKind,
     kept::{Acting, Lifted, RuleState},
@@ -41,6 +42,8 @@ impl Machine {
             return;
         }
         self.announce_overdue(now, desk);
+        let lapses = |bill: &Bill| bill.lapses().is_some_and(|end| end <= now);
+        self.let_lapse(lapses, now, desk);
         self.charge(now, desk);
         let figures = self.figures(now);
         if self.is_calm(now, &figures) {
@@ -87,7 +90,7 @@ impl Machine {
     }
 
     fn announce_overdue(&mut self, now: Timestamp, desk: &mut Desk<'_>) {
-        let fresh = |bill: &super::books::Bill| bill.is_overdue(now) && !bill.overdue;
+        let fresh = |bill: &Bill| bill.is_overdue(now) && !bill.overdue;
         while let Some(index) = self.record.bills.iter().position(fresh) {
             let bill = &mut Arc::make_mut(&mut self.record).bills[index];
             bill.overdue = true;
@@ -96,6 +99,25 @@ impl Machine {
                 amount: bill.amount,
             };
             desk.tell(self, now, None, overdue);
+        }
+    }
+
+    /// Gives up orders that nobody paid.
+    pub(crate) fn let_lapse(
+        &mut self,
+        lapses: impl Fn(&Bill) -> bool,
+        now: Timestamp,
+        desk: &mut Desk<'_>,
+    ) {
+        let given_up = |bill: &Bill| bill.is_open() && lapses(bill);
+        while let Some(index) = self.record.bills.iter().position(given_up) {
+            let bill = &mut Arc::make_mut(&mut self.record).bills[index];
+            bill.lapsed = Some(now);
+            let lapsed = EventKind::Lapsed {
+                invoice: bill.number.clone(),
+                amount: bill.amount,
+            };
+            desk.tell(self, now, None, lapsed);
         }
     }
 

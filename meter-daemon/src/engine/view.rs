@@ -44,7 +44,7 @@ pub struct InvoiceView {
     pub volume: Bytes,
     /// Amount due.
     pub amount: Money,
-    /// `unpaid`, `overdue` or `paid`.
+    /// `unpaid`, `overdue`, `paid` or `lapsed`.
     pub status: InvoiceStatus,
     /// When it was paid.
     pub paid: Option<Timestamp>,
@@ -60,6 +60,8 @@ pub enum InvoiceStatus {
     Overdue,
     /// Paid.
     Paid,
+    /// For volume that was ordered and not paid in time: nothing is owed.
+    Lapsed,
 }
 
 /// An account, as `balance` shows it.
@@ -95,7 +97,7 @@ impl Engine {
             } => Some(*rate),
             _ => None,
         };
-        let unpaid = machine.record.bills.iter().any(|bill| bill.paid.is_none());
+        let owes = machine.record.bills.iter().any(Bill::is_owed);
         let cancelled = machine.record.cancelled.is_some();
         Some(Status {
             machine: machine.id.clone(),
@@ -119,7 +121,7 @@ impl Engine {
             ratio: ratio(used, allowance),
             forecast: machine.forecast(now),
             flagged: machine.record.rules.iter().any(|state| state.flagging),
-            cancellable: !unpaid && !cancelled,
+            cancellable: !owes && !cancelled,
             rate_limit_bits_per_second: rate,
             cap_remaining: machine.cap_remaining(),
             next: machine.next_rule(now),
@@ -181,10 +183,11 @@ impl Engine {
 }
 
 fn invoice(machine: &Arc<Machine>, bill: &Bill, now: Timestamp) -> InvoiceView {
-    let status = match bill.paid {
-        Some(_) => InvoiceStatus::Paid,
-        None if bill.is_overdue(now) => InvoiceStatus::Overdue,
-        None => InvoiceStatus::Unpaid,
+    let status = match (bill.paid, bill.lapsed) {
+        (Some(_), _) => InvoiceStatus::Paid,
+        (None, Some(_)) => InvoiceStatus::Lapsed,
+        (None, None) if bill.is_overdue(now) => InvoiceStatus::Overdue,
+        (None, None) => InvoiceStatus::Unpaid,
     };
     InvoiceView {
         invoice: bill.number.clone(),
@@ -241,7 +244,7 @@ impl Machine {
             .record
             .bills
             .iter()
-            .filter(|bill| bill.paid.is_none() && bill.due > now)
+            .filter(|bill| bill.is_owed() && bill.due > now)
             .map(|bill| bill.due)
             .min()?;
         let overdue =

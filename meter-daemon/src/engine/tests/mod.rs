@@ -1,5 +1,6 @@
 //! Tests of the engine against the specification, with plans built in Rust.
 
+mod bills;
 mod boundaries;
 mod build;
 mod caps;
