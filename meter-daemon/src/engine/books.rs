@@ -50,21 +50,18 @@ pub(crate) struct Account {
     transactions: VecDeque<Transaction>,
 }
 
-/// One movement on an account.
+/// One movement on an account, in its currency.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Transaction {
+pub(crate) struct Transaction {
     /// When; for charges of one day that were put together, the last.
-    pub time: Timestamp,
-    /// What kind.
-    pub kind: TransactionKind,
+    pub(crate) time: Timestamp,
+    pub(crate) kind: TransactionKind,
     /// Positive: to the customer's credit.
-    pub amount: Decimal,
-    /// For which machine.
+    pub(crate) amount: Decimal,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub machine: Option<MachineId>,
-    /// For which bill.
+    pub(crate) machine: Option<MachineId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub invoice: Option<InvoiceNumber>,
+    pub(crate) invoice: Option<InvoiceNumber>,
 }
 
 /// What moved the money.

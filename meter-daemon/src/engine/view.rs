@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    books::Bill,
+    books::{Bill, Transaction},
     kept::Cause,
     machine::Machine,
     offer::Offer,
@@ -19,7 +18,7 @@ use super::{
     usage::ratio,
 };
 
-pub use super::books::{Transaction, TransactionKind};
+pub use super::books::TransactionKind;
 
 /// A bill, as `invoices` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +63,23 @@ pub enum InvoiceStatus {
     Lapsed,
 }
 
+/// A movement on an account, as `balance` lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransactionView {
+    /// When; for charges of one day that were put together, the last.
+    pub time: Timestamp,
+    /// What kind.
+    pub kind: TransactionKind,
+    /// Positive: to the customer's credit.
+    pub amount: Money,
+    /// For which machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineId>,
+    /// For which bill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invoice: Option<InvoiceNumber>,
+}
+
 /// An account, as `balance` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BalanceView {
@@ -71,10 +87,11 @@ pub struct BalanceView {
     pub account: AccountId,
     /// What is on it; null where it has no currency.
     pub balance: Option<Money>,
-    /// The sum of older transactions that are not listed here; every one is an event.
-    pub carried: Decimal,
+    /// The sum of older transactions that are not listed here; every one is an event. Null
+    /// where it has no currency.
+    pub carried: Option<Money>,
     /// The latest, oldest first.
-    pub transactions: Vec<Transaction>,
+    pub transactions: Vec<TransactionView>,
     /// Its traffic pool.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pool: Option<PoolStatus>,
@@ -172,11 +189,25 @@ impl Engine {
     pub fn balance(&self, account: &AccountId) -> Option<BalanceView> {
         let books = self.books.accounts.get(account)?;
         let (carried, transactions) = books.statement();
+        // Without a currency no money moves, and there is nothing to list.
+        let money = |amount| {
+            let currency = books.currency()?;
+            Some(Money { amount, currency })
+        };
+        let view = |transaction: &Transaction| {
+            Some(TransactionView {
+                time: transaction.time,
+                kind: transaction.kind,
+                amount: money(transaction.amount)?,
+                machine: transaction.machine.clone(),
+                invoice: transaction.invoice.clone(),
+            })
+        };
         Some(BalanceView {
             account: account.clone(),
             balance: books.balance(),
-            carried,
-            transactions: transactions.iter().cloned().collect(),
+            carried: money(carried),
+            transactions: transactions.iter().filter_map(view).collect(),
             pool: self.pool(Some(account)),
         })
     }

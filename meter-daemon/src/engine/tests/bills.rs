@@ -112,3 +112,53 @@ fn a_bill_for_exceeding_never_lapses() {
     assert!(world.status().cancellable);
     assert_eq!(world.state(), State::Normal);
 }
+
+/// Every value under a key that means money, with its key.
+fn amounts(value: &serde_json::Value, found: &mut Vec<(String, serde_json::Value)>) {
+    let of_money = ["amount", "balance", "carried", "cost", "cost_limit"];
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (key, value) in fields {
+                if of_money.contains(&key.as_str()) {
+                    found.push((key.clone(), value.clone()));
+                }
+                amounts(value, found);
+            }
+        }
+        serde_json::Value::Array(values) => {
+            values.iter().for_each(|value| amounts(value, found));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn money_in_json_is_a_decimal_string_with_its_currency_everywhere() {
+    let mut plan = invapi();
+    plan.price.as_mut().unwrap().usage = Some(per(GB, "0.001"));
+    plan.cost_limit = Some(money("1000 EUR"));
+    let mut world = World::with_account(plan, account("acme"), "2026-06-01");
+    world
+        .moves("2026-07-01", 1_500 * GB)
+        .moves("2026-07-03", GB);
+    world.says(CommandAction::Balance {
+        account: "acme".into(),
+        add: rust_decimal::Decimal::from(10),
+    });
+    let bill = world.last_bill();
+    world.pay(&bill);
+    let everything = serde_json::json!({
+        "balance of": world.engine.balance(&"acme".into()),
+        "bills": world.engine.invoices(None),
+        "offer": world.engine.offer(&m(), world.now),
+        "explain": world.engine.explain(&m(), world.now),
+        "events": world.events,
+    });
+    let mut found = Vec::new();
+    amounts(&everything, &mut found);
+    assert!(found.len() > 15, "{found:?}");
+    for (key, value) in found {
+        let parsed = value.as_str().map(str::parse::<Money>);
+        assert!(matches!(parsed, Some(Ok(_))), "{key}: {value}");
+    }
+}
