@@ -23,7 +23,7 @@ use crate::{
 
 /// At `arming_index`.
 #[map]
-static ARMINGS: Array<Arming> = Array::with_max_entries(2, MAPPED);
+static ARMINGS: Array<Arming> = Array::with_max_entries(4, MAPPED);
 
 /// To the daemon: `Reached`.
 #[map]

@@ -68,7 +68,7 @@ static INTERFACES: Array<Interface> = Array::with_max_entries(1, 0);
 
 /// By `Interface::machine`.
 #[map]
-static MACHINES: Array<Machine> = Array::with_max_entries(1, MAPPED);
+static MACHINES: Array<Machine> = Array::with_max_entries(2, MAPPED);
 
 /// One entry, which names the set.
 #[map]
