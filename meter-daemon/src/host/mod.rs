@@ -10,6 +10,7 @@ pub mod error;
 pub mod features;
 pub mod identity;
 pub mod links;
+pub mod netfilter;
 pub mod netlink;
 pub mod programs;
 pub mod shaping;
