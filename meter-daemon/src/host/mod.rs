@@ -12,6 +12,7 @@ pub mod features;
 pub mod identity;
 pub mod limits;
 pub mod links;
+pub mod netfilter;
 pub mod netlink;
 pub mod programs;
 pub mod reached;
