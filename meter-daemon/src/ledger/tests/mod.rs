@@ -4,6 +4,7 @@ mod conservation;
 mod crash;
 mod faults;
 mod measure;
+mod power;
 mod round_trip;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
