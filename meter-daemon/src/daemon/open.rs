@@ -13,6 +13,7 @@ use rust_decimal::prelude::ToPrimitive as _;
 use tracing::{info, warn};
 
 use super::{
+    arm::Arms,
     audit::Audit,
     drops::Drops,
     interfaces::Interfaces,
@@ -198,6 +199,7 @@ impl Node {
             programs,
             interfaces,
             enforcer,
+            arms: Arms::default(),
             known,
             audit: Audit::default(),
             drops: Drops::default(),
@@ -264,6 +266,7 @@ impl Node {
                 self.programs.release(ifindex, slot)?;
                 continue;
             }
+            self.adopt_entry(Slot(slot), attached.machine)?;
             if attached.shaper.is_none() {
                 // A shaper was recorded and then, before packets were sent there, came the end.
                 self.slots.unshape(Slot(slot));

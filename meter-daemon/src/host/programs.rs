@@ -5,10 +5,10 @@
 //! visits. Dropping [`Programs`] leaves all of it standing, and opening it again adopts it,
 //! with the new program in the place of the old one on every hook.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
-use meter_common::{Interface, NO_MACHINE};
 pub use meter_common::Verdict;
+use meter_common::{Interface, NO_MACHINE};
 
 use ipnet::IpNet;
 
@@ -392,12 +392,16 @@ impl Programs {
     ///
     /// # Errors
     /// Where the kernel refuses: there is room for 65 536 prefixes of each family.
-    pub fn set_exempt_prefixes(
-        &mut self,
-        group: u32,
-        prefixes: &[IpNet],
-    ) -> Result<(), HostError> {
+    pub fn set_exempt_prefixes(&mut self, group: u32, prefixes: &[IpNet]) -> Result<(), HostError> {
         self.maps.exempt.set(group, prefixes)
+    }
+
+    /// The groups that have exempt prefixes, those of an earlier run among them.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn exempt_groups(&self) -> Result<BTreeSet<u32>, HostError> {
+        self.maps.exempt.groups()
     }
 
     fn in_slot(&self, ifindex: u32, slot: u32, attempted: &'static str) -> Result<(), HostError> {
