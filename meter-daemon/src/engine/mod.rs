@@ -24,6 +24,7 @@ pub mod quantity;
 pub mod record;
 mod restore;
 mod rules;
+mod sentences;
 pub mod span;
 mod standing;
 pub mod status;
