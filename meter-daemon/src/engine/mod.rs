@@ -3,6 +3,7 @@
 //!
 //! The daemon, `simulate`, the property tests and the seeded simulation run this same code.
 
+mod advice;
 mod books;
 mod boundary;
 pub mod command;
