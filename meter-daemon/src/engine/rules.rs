@@ -150,6 +150,13 @@ impl Machine {
         }
     }
 
+    /// What was charged in this period, where that is done as it accrues.
+    pub(crate) fn charged(&self) -> Option<Money> {
+        let (_, currency) = self.terms.overage_price()?;
+        let amount = self.record.overcharge.posted();
+        (!amount.is_zero()).then_some(Money { amount, currency })
+    }
+
     /// Follows every rule's trigger, and begins and ends flags and actions.
     fn follow_rules(
         &mut self,

@@ -5,6 +5,7 @@ mod boundaries;
 mod build;
 mod caps;
 mod commands;
+mod explained;
 mod laws;
 mod scale;
 mod systems;
