@@ -116,7 +116,16 @@ impl Account {
         if self.currency != Some(money.currency) {
             return None;
         }
-        self.balance += money.amount;
+        // Decimals know a negative zero, and people would read it: "-0.00 EUR".
+        let signless = |amount: Decimal| {
+            if amount.is_zero() {
+                amount.abs()
+            } else {
+                amount
+            }
+        };
+        let amount = signless(money.amount);
+        self.balance = signless(self.balance + amount);
         // Overage accrues by the minute: a day of it is one transaction.
         let day = |time: Timestamp| time.as_second().div_euclid(86_400);
         match self.transactions.back_mut() {
@@ -126,13 +135,13 @@ impl Account {
                     && last.machine.as_ref() == machine
                     && day(last.time) == day(time) =>
             {
-                last.amount += money.amount;
+                last.amount += amount;
                 last.time = time;
             }
             _ => self.transactions.push_back(Transaction {
                 time,
                 kind,
-                amount: money.amount,
+                amount,
                 machine: machine.cloned(),
                 invoice: invoice.cloned(),
             }),
@@ -290,6 +299,27 @@ mod tests {
         }
         assert_eq!(account.statement().1.len(), 2);
         assert_eq!(account.balance(), Some("49.40 EUR".parse().unwrap()));
+    }
+
+    #[test]
+    fn nothing_is_never_less_than_nothing() {
+        let mut account = account();
+        for amount in [Decimal::new(-50, 0), -Decimal::ZERO] {
+            let money = Money {
+                amount,
+                currency: Currency::new("EUR").unwrap(),
+            };
+            account.post(
+                Timestamp::UNIX_EPOCH,
+                TransactionKind::TopUp,
+                money,
+                None,
+                None,
+            );
+        }
+        let shown = account.balance().map(|balance| balance.to_string());
+        assert_eq!(shown.as_deref(), Some("0.00 EUR"));
+        assert_eq!(account.statement().1[2].amount.to_string(), "0");
     }
 
     #[test]
