@@ -116,16 +116,9 @@ impl Account {
         if self.currency != Some(money.currency) {
             return None;
         }
-        // Decimals know a negative zero, and people would read it: "-0.00 EUR".
-        let signless = |amount: Decimal| {
-            if amount.is_zero() {
-                amount.abs()
-            } else {
-                amount
-            }
-        };
-        let amount = signless(money.amount);
-        self.balance = signless(self.balance + amount);
+        let written = |amount| as_written(amount, money.currency);
+        let amount = written(money.amount);
+        self.balance = written(self.balance + amount);
         // Overage accrues by the minute: a day of it is one transaction.
         let day = |time: Timestamp| time.as_second().div_euclid(86_400);
         match self.transactions.back_mut() {
@@ -135,7 +128,7 @@ impl Account {
                     && last.machine.as_ref() == machine
                     && day(last.time) == day(time) =>
             {
-                last.amount += amount;
+                last.amount = written(last.amount + amount);
                 last.time = time;
             }
             _ => self.transactions.push_back(Transaction {
@@ -149,7 +142,7 @@ impl Account {
         if self.transactions.len() > LISTED
             && let Some(old) = self.transactions.pop_front()
         {
-            self.carried += old.amount;
+            self.carried = written(self.carried + old.amount);
         }
         self.balance()
     }
@@ -167,6 +160,18 @@ impl Account {
 
     pub(crate) fn statement(&self) -> (Decimal, &VecDeque<Transaction>) {
         (self.carried, &self.transactions)
+    }
+}
+
+/// A decimal as people read it: with the minor unit's digits, though it was never written
+/// down and read back, and no "-0.00", which decimals know.
+fn as_written(mut amount: Decimal, currency: Currency) -> Decimal {
+    amount = amount.normalize();
+    amount.rescale(amount.scale().max(currency.decimals()));
+    if amount.is_zero() {
+        amount.abs()
+    } else {
+        amount
     }
 }
 
@@ -319,7 +324,12 @@ mod tests {
         }
         let shown = account.balance().map(|balance| balance.to_string());
         assert_eq!(shown.as_deref(), Some("0.00 EUR"));
-        assert_eq!(account.statement().1[2].amount.to_string(), "0");
+        let (_, transactions) = account.statement();
+        let amounts: Vec<_> = transactions
+            .iter()
+            .map(|it| it.amount.to_string())
+            .collect();
+        assert_eq!(amounts, ["50.00", "-50.00", "0.00"]);
     }
 
     #[test]
