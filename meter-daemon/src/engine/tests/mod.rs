@@ -3,6 +3,8 @@
 mod build;
 mod commands;
 mod laws;
+mod long;
+mod reference;
 mod scale;
 mod systems;
 mod time;
