@@ -7,6 +7,8 @@ mod caps;
 mod commands;
 mod explained;
 mod laws;
+mod long;
+mod reference;
 mod scale;
 mod systems;
 mod time;
