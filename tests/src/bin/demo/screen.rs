@@ -1,4 +1,4 @@
-//! What the demonstration looks like: aligned, at most 80 columns, in colour and with lines
+//! What the demonstration looks like: aligned, at most 92 columns, in colour and with lines
 //! that move on a terminal only.
 
 use std::{
@@ -14,7 +14,7 @@ pub(crate) struct Screen {
 }
 
 /// What a line is as wide as at most.
-const COLUMNS: usize = 80;
+const COLUMNS: usize = 92;
 /// Of that, what is said first of each.
 const WHAT: usize = 13;
 /// And what remains for the text.
@@ -56,6 +56,11 @@ impl Screen {
         }
     }
 
+    /// The clock begins anew.
+    pub(crate) fn restart(&mut self) {
+        self.start = Instant::now();
+    }
+
     pub(crate) fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
@@ -72,6 +77,19 @@ impl Screen {
     /// A line without a time.
     pub(crate) fn plain(&mut self, text: &str) {
         self.write(&format!("{text}\n"), false);
+    }
+
+    /// A line of somebody else's, cut where it would not fit.
+    pub(crate) fn cut(&mut self, text: &str) {
+        let fits = text.chars().count() <= COLUMNS;
+        let short: String = text.chars().take(COLUMNS - 1).collect();
+        self.plain(&if fits { text.to_owned() } else { short + "…" });
+    }
+
+    /// Between two stories.
+    pub(crate) fn rule(&mut self) {
+        let rule = self.paint(Paint::Dim, &"─".repeat(COLUMNS));
+        self.plain(&format!("\n{rule}\n"));
     }
 
     /// The beginning of an act.
@@ -144,46 +162,6 @@ fn wrapped(text: &str) -> Vec<String> {
     lines
 }
 
-/// `30.5 MB`
-pub(crate) fn volume(bytes: u64) -> String {
-    scaled(bytes, &["B", "kB", "MB", "GB", "TB"])
-}
-
-/// `57.9 kbit/s`
-pub(crate) fn rate(bits: f64) -> String {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a rate is positive and small beside 2^63"
-    )]
-    let bits = bits as u64;
-    scaled(bits, &["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"])
-}
-
-fn scaled(value: u64, units: &[&str]) -> String {
-    let mut power = 0;
-    let mut tenths = u128::from(value) * 10;
-    while tenths >= 10_000 && power + 1 < units.len() {
-        tenths /= 1000;
-        power += 1;
-    }
-    if power == 0 {
-        format!("{value} {}", units[0])
-    } else {
-        format!("{}.{} {}", tenths / 10, tenths % 10, units[power])
-    }
-}
-
-/// `312 ms`
-pub(crate) fn time(duration: Duration) -> String {
-    let micros = duration.as_micros();
-    if micros < 10_000 {
-        format!("{}.{} ms", micros / 1000, micros % 1000 / 100)
-    } else {
-        format!("{} ms", micros / 1000)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,18 +173,7 @@ mod tests {
         let lines = wrapped(&"abcd ".repeat(25));
         assert_eq!(
             lines.iter().map(|line| line.len()).collect::<Vec<_>>(),
-            [54, 54, 14]
+            [64, 59]
         );
-    }
-
-    #[test]
-    fn figures_have_one_digit_behind_the_point_and_the_unit_that_fits() {
-        assert_eq!(volume(999), "999 B");
-        assert_eq!(volume(1_000), "1.0 kB");
-        assert_eq!(volume(30_560_000), "30.5 MB");
-        assert_eq!(rate(57_900.0), "57.9 kbit/s");
-        assert_eq!(rate(2.5e9), "2.5 Gbit/s");
-        assert_eq!(time(Duration::from_micros(1_250)), "1.2 ms");
-        assert_eq!(time(Duration::from_millis(312)), "312 ms");
     }
 }
