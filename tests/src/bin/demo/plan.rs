@@ -80,10 +80,7 @@ mod tests {
                 why: "",
             }],
         };
-        assert_eq!(
-            plan("after = 24h").derived(),
-            Ok("after = 10s".to_owned())
-        );
+        assert_eq!(plan("after = 24h").derived(), Ok("after = 10s".to_owned()));
         assert!(plan("after = 48h").derived().is_err());
         assert!(plan("24h 24h").derived().is_err());
     }

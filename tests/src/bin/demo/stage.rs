@@ -44,6 +44,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) meterd: Meterd<'a>,
     pub(crate) node: Node,
     guests: BTreeMap<&'static str, Guest>,
+    /// What full speed is measured with.
+    pub(crate) transfer: u64,
     zone: Option<Zone>,
     capture: Capture,
     before: Inventory,
@@ -93,7 +95,9 @@ impl<'a> Stage<'a> {
                 Zone::write(&directory, midnight.after, midnight.short)
             })
             .transpose()?;
-        let named = zone.as_ref().map(|_| format!("time-zone = \"{}\"\n", zone::NAME));
+        let named = zone
+            .as_ref()
+            .map(|_| format!("time-zone = \"{}\"\n", zone::NAME));
         let config = format!(
             "poll-interval = \"1s\"\n{}{}",
             named.unwrap_or_default(),
@@ -120,6 +124,7 @@ impl<'a> Stage<'a> {
             meterd,
             node,
             guests,
+            transfer: 10 * MEGABYTE,
             zone,
             capture,
             before,
@@ -161,7 +166,7 @@ impl<'a> Stage<'a> {
     /// One transfer over TCP, whole, and how fast it was.
     pub(crate) fn full_speed(&mut self, what: &str, from: &Party, to: &Party) -> Result<f64> {
         interrupt::check()?;
-        let goodput = Tcp::v4(10 * MEGABYTE).run(from, to)?.goodput();
+        let goodput = Tcp::v4(self.transfer).run(from, to)?.goodput();
         let (who, rest) = what.split_once(',').unwrap_or((what, ""));
         let text = format!("{:>11}  {rest}", rate(goodput));
         self.screen.now(who, Paint::Green, &text);
@@ -174,6 +179,25 @@ impl<'a> Stage<'a> {
     /// The machine sends until it has used so much or something stands in its way, in steps
     /// of `each`. Shows how it goes, and what the daemon says to it. Returns the status then.
     pub(crate) fn climb(&mut self, machine: &'static str, to: u64, each: u64) -> Result<Value> {
+        self.rise(machine, to, each, Some(10))
+    }
+
+    /// As [`Self::climb`], with only its end shown.
+    pub(crate) fn push(&mut self, machine: &'static str, to: u64, each: u64) -> Result<Value> {
+        let status = self.rise(machine, to, each, None)?;
+        let events = self.meterd.events(machine)?.len();
+        self.shown.insert(machine, events);
+        Ok(status)
+    }
+
+    /// `every`: how many percent lie between two lines.
+    fn rise(
+        &mut self,
+        machine: &'static str,
+        to: u64,
+        each: u64,
+        every: Option<u64>,
+    ) -> Result<Value> {
         let (guest, world) = (self.guest(machine)?, self.world());
         let began = self.meterd.status(machine)?["state"].clone();
         let mut told = None;
@@ -190,15 +214,18 @@ impl<'a> Stage<'a> {
                 ),
                 None => format!("{:>8}", volume(used)),
             };
-            // A moving line on a terminal; in a pipe, and for the record, one in ten percent.
+            // A moving line on a terminal; in a pipe, and for the record, one in so many percent.
             let over = used >= to || status["state"] != began;
-            if told != Some(percent / 10) || over {
-                told = Some(percent / 10);
+            let step = every.map(|every| percent / every);
+            if (step.is_some() && told != step) || over {
+                told = step;
                 self.screen.now(machine, Paint::Cyan, &text);
             } else {
                 self.screen.moving(machine, Paint::Cyan, &text);
             }
-            self.show_events(machine)?;
+            if every.is_some() {
+                self.show_events(machine)?;
+            }
             if over {
                 return Ok(status);
             }
@@ -251,12 +278,15 @@ impl<'a> Stage<'a> {
         for line in answer.lines() {
             self.screen.cut(&format!("  {line}"));
         }
-        // What a command did, it has told.
-        for guest in self.guests.keys() {
-            let events = self.meterd.events(guest)?.len();
-            self.shown.insert(guest, events);
-        }
         Ok(answer)
+    }
+
+    /// As [`Self::type_command`], of one that changes a machine and tells its events itself.
+    pub(crate) fn type_change(&mut self, machine: &'static str, arguments: &[&str]) -> Result<()> {
+        self.type_command(arguments)?;
+        let events = self.meterd.events(machine)?.len();
+        self.shown.insert(machine, events);
+        Ok(())
     }
 
     /// Types a command that must be refused; returns why it is.
@@ -268,7 +298,10 @@ impl<'a> Stage<'a> {
             self.screen.cut(&format!("  {line}"));
         }
         match output.status.success() {
-            true => Err(Failure::new(format!("{} was carried out", typed(arguments)))),
+            true => Err(Failure::new(format!(
+                "{} was carried out",
+                typed(arguments)
+            ))),
             false => Ok(text),
         }
     }
@@ -305,7 +338,11 @@ impl<'a> Stage<'a> {
             };
             let (_, words) = line.split_once(kind).unwrap_or_default();
             // What acts and speaks says the same twice: once is enough here.
-            let also = |other: &str| words.trim_start().starts_with(&format!("{machine} is {other}"));
+            let also = |other: &str| {
+                words
+                    .trim_start()
+                    .starts_with(&format!("{machine} is {other}"))
+            };
             let acts = ["throttled", "capped", "suspended", "no longer"];
             if kind == "notice" && acts.iter().any(|other| also(other)) {
                 continue;
@@ -433,8 +470,16 @@ fn announce(screen: &mut Screen, opening: &Opening<'_>) {
             0 => "┐",
             _ => "┤",
         };
-        let corner = if row + 1 == opening.guests.len() && row > 0 { "┘" } else { corner };
-        let rest = if row == middle { " vmbr0 ── uplink0 ── the world" } else { "" };
+        let corner = if row + 1 == opening.guests.len() && row > 0 {
+            "┘"
+        } else {
+            corner
+        };
+        let rest = if row == middle {
+            " vmbr0 ── uplink0 ── the world"
+        } else {
+            ""
+        };
         let tap = Port::of(number).tap();
         screen.plain(&format!("  {guest:<width$} ── {tap} {corner}{rest}"));
     }

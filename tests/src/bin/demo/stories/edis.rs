@@ -4,8 +4,7 @@
 use std::time::{Duration, Instant};
 
 use meter_tests::{
-    Result,
-    interrupt,
+    Result, interrupt,
     meterd::{bytes, sample},
     paper,
     sandbox::Sandbox,
@@ -116,8 +115,16 @@ fn to_the_slow_lane_and_back(stage: &mut Stage<'_>) -> Result<()> {
 
 fn check_notices(stage: &mut Stage<'_>, status: &Value) -> Result<()> {
     let notices = stage.events_of("web1", "notice")?;
-    let count = |rule: &&str| notices.iter().filter(|notice| notice["rule"] == **rule).count();
-    let found: Vec<usize> = ["used 80%", "used 90%", "used 100%"].iter().map(count).collect();
+    let count = |rule: &&str| {
+        notices
+            .iter()
+            .filter(|notice| notice["rule"] == **rule)
+            .count()
+    };
+    let found: Vec<usize> = ["used 80%", "used 90%", "used 100%"]
+        .iter()
+        .map(count)
+        .collect();
     stage.checks.note(
         "notices at 80, 90, 100 %",
         "one each",
@@ -214,7 +221,7 @@ fn lost(pings: &Pings) -> usize {
 
 fn top_up(stage: &mut Stage<'_>) -> Result<()> {
     stage.act("Volume from the pool")?;
-    stage.type_command(&["top-up", "web1", "200 MB", "--from-pool"])?;
+    stage.type_change("web1", &["top-up", "web1", "200 MB", "--from-pool"])?;
     stage
         .meterd
         .wait_for_state("web1", "normal", Duration::from_secs(5))?;
@@ -260,10 +267,12 @@ fn as_an_operator_sees_it(stage: &mut Stage<'_>) -> Result<()> {
 /// A smaller allowance is noticed at once, and so is a bigger one.
 fn upgrade(stage: &mut Stage<'_>) -> Result<()> {
     stage.act("An upgrade")?;
-    stage.type_command(&["set", "db1", "allowance=8 MB"])?;
-    stage.until_state("db1", "throttled", Duration::from_secs(1))?;
-    stage.type_command(&["set", "db1", "allowance=1 TB"])?;
-    stage.until_state("db1", "normal", Duration::from_secs(1))?;
+    stage.type_change("db1", &["set", "db1", "allowance=8 MB"])?;
+    let lower = stage.state("db1")?;
+    stage
+        .checks
+        .same("db1, with a smaller allowance", "throttled", &lower);
+    stage.type_change("db1", &["set", "db1", "allowance=1 TB"])?;
     let state = stage.state("db1")?;
     stage.checks.same("db1, after an upgrade", "normal", &state);
     Ok(())
@@ -272,8 +281,7 @@ fn upgrade(stage: &mut Stage<'_>) -> Result<()> {
 /// Waiting helps, too: the refill comes on the machine's own renewal day.
 fn refill(stage: &mut Stage<'_>) -> Result<()> {
     stage.act("Waiting for the refill")?;
-    stage.meterd.text(&["set", "db1", "allowance=8 MB"])?;
-    stage.until_state("db1", "throttled", Duration::from_secs(1))?;
+    stage.type_change("db1", &["set", "db1", "allowance=8 MB"])?;
     let status = stage.meterd.status("db1")?;
     let days = status["period"]["days_left"].as_i64().unwrap_or(-1);
     stage.checks.same("db1's days to the refill", 1, days);
@@ -283,9 +291,15 @@ fn refill(stage: &mut Stage<'_>) -> Result<()> {
     stage.until_state("db1", "normal", Duration::from_secs(1))?;
     let restored = stage.events_of("db1", "restored")?;
     let last = restored.last().map(|event| event["time"].clone());
-    stage.in_time("refilled after midnight", &last.unwrap_or_default(), midnight)?;
+    stage.in_time(
+        "refilled after midnight",
+        &last.unwrap_or_default(),
+        midnight,
+    )?;
     let status = stage.meterd.status("db1")?;
-    stage.checks.same("db1 has used, refilled", 0, bytes(&status, "used")?);
+    stage
+        .checks
+        .same("db1 has used, refilled", 0, bytes(&status, "used")?);
     stage.everything_passes("db1", "refilled")?;
     let days = status["period"]["days_left"].as_i64().unwrap_or(-1);
     stage.checks.note(
@@ -298,9 +312,13 @@ fn refill(stage: &mut Stage<'_>) -> Result<()> {
     let periods = usage(stage, "db1", "period")?;
     stage.checks.same("periods of db1", 2, periods.len());
     let before = periods.first().copied().unwrap_or(0);
-    stage.checks.same("  db1's usage of the one before", used, before);
+    stage
+        .checks
+        .same("  db1's usage of the one before", used, before);
     let (days, all) = (usage(stage, "db1", "day")?, periods.iter().sum::<u64>());
-    stage.checks.same("  and of all its days", all, days.iter().sum());
+    stage
+        .checks
+        .same("  and of all its days", all, days.iter().sum());
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::Story;
 use crate::{
     checks::Checks,
-    figures::{cents, millionths, money, time, volume},
+    figures::{cents, millionths, money, volume},
     plan::{Change, Plan},
     screen::{Paint, Screen},
     stage::{MEGABYTE, Midnight, Opening, Stage, instant, lag},
@@ -104,7 +104,12 @@ fn near_the_limit(stage: &mut Stage<'_>) -> Result<()> {
     stage.act("Near the limit")?;
     stage.climb("web1", 9_100_000, MEGABYTE / 4)?;
     let notices = stage.events_of("web1", "notice")?;
-    let of = |rule: &str| notices.iter().filter(|n| n["rule"] == rule).collect::<Vec<_>>();
+    let of = |rule: &str| {
+        notices
+            .iter()
+            .filter(|n| n["rule"] == rule)
+            .collect::<Vec<_>>()
+    };
     let (early, near) = (of("forecast 100%"), of("used 90%"));
     let found = format!("{}, {}", early.len(), near.len());
     stage
@@ -143,23 +148,22 @@ fn check_offer(stage: &mut Stage<'_>, notice: &Value) -> Result<()> {
         .same("  recommended", "1.0 TB".to_owned(), recommended);
     let choices = offer["choices"].as_array().cloned().unwrap_or_default();
     let mut costs = Vec::new();
-    for choice in &choices {
-        costs.push(format!(
-            "{}: {}",
-            bytes(choice, "volume")? / TERABYTE,
-            money(millionths(&choice["cost"])?)
-        ));
+    for (choice, terabytes) in choices.iter().zip(1..) {
+        let whole = bytes(choice, "volume")? == terabytes * TERABYTE;
+        let cost = money(millionths(&choice["cost"])?);
+        costs.push(if whole { cost } else { choice.to_string() });
     }
-    let expected = "1: 1.50, 2: 3.00, 3: 4.50, 4: 6.00, 5: 7.50";
-    stage
-        .checks
-        .same("  choice of TB: EUR", expected, &costs.join(", "));
+    stage.checks.same(
+        "  1 to 5 TB for EUR",
+        "1.50 3.00 4.50 6.00 7.50",
+        &costs.join(" "),
+    );
     Ok(())
 }
 
 fn more_volume(stage: &mut Stage<'_>) -> Result<()> {
     stage.act("More volume is billed, and comes with its payment")?;
-    stage.type_command(&["top-up", "web1", "1 TB"])?;
+    stage.type_change("web1", &["top-up", "web1", "1 TB"])?;
     let before = bytes(&stage.meterd.status("web1")?, "allowance")?;
     stage
         .checks
@@ -167,12 +171,9 @@ fn more_volume(stage: &mut Stage<'_>) -> Result<()> {
     let bill = only_bill(stage, "acme")?;
     check_bill(stage, &bill, "additional traffic", 1_500_000)?;
     let end = stage.meterd.status("web1")?["period"]["end"].clone();
-    let holds = instant(&bill["valid_to"])? == instant(&end)?;
-    let until = bill["valid_to"].to_string();
-    stage
-        .checks
-        .note("  valid to the period's end", &end.to_string(), &until, holds);
-    stage.type_command(&["pay", text(&bill, "invoice")])?;
+    let same = instant(&bill["valid_to"])? == instant(&end)?;
+    stage.checks.same("  valid to the period's end", true, same);
+    stage.type_change("web1", &["pay", text(&bill, "invoice")])?;
     let after = bytes(&stage.meterd.status("web1")?, "allowance")?;
     stage
         .checks
@@ -183,8 +184,8 @@ fn more_volume(stage: &mut Stage<'_>) -> Result<()> {
 /// Closes the period of db1 and mail1; returns db1's bill.
 fn period_closes(stage: &mut Stage<'_>) -> Result<Value> {
     stage.act("A period ends over its allowance")?;
-    stage.climb("db1", 25 * MEGABYTE, MEGABYTE)?;
-    stage.climb("mail1", 12 * MEGABYTE, MEGABYTE)?;
+    stage.push("db1", 25 * MEGABYTE, MEGABYTE)?;
+    stage.push("mail1", 12 * MEGABYTE, MEGABYTE)?;
     let midnight = stage.midnight()?;
     let billed = || {
         let bills = stage.meterd.json(&["invoices"])?;
@@ -207,18 +208,23 @@ fn period_closes(stage: &mut Stage<'_>) -> Result<Value> {
     check_bill(stage, &bill, "traffic beyond the allowance", amount)?;
     let why = stage.type_refused(&["cancel", "db1"])?;
     let number = text(&bill, "invoice");
-    let named = if why.contains(number) { number } else { "nothing" };
+    let named = if why.contains(number) {
+        number
+    } else {
+        "nothing"
+    };
     stage
         .checks
         .same("cancel is refused, naming", number, named);
-    let yes_or_no = |stage: &Stage<'_>, machine| {
-        Ok(stage.meterd.status(machine)?["cancellable"].to_string())
-    };
+    let yes_or_no =
+        |stage: &Stage<'_>, machine| Ok(stage.meterd.status(machine)?["cancellable"].to_string());
     let found = yes_or_no(stage, "db1")?;
     stage.checks.same("cancellable: db1", "false", &found);
     let paid = only_bill(stage, "post")?;
     let found = text(&paid, "status").to_owned();
-    stage.checks.same("mail1's bill, by autopay", "paid", &found);
+    stage
+        .checks
+        .same("mail1's bill, by autopay", "paid", &found);
     let found = yes_or_no(stage, "mail1")?;
     stage.checks.same("cancellable: mail1", "true", &found);
     Ok(bill)
@@ -237,7 +243,11 @@ fn overdue(stage: &mut Stage<'_>, bill: &Value) -> Result<()> {
     loop {
         // The daemon looks once a second; asked, it looks at once.
         let left = stage.meterd.status("db1")?["cap_remaining"].as_u64();
-        let text = format!("{} passed, {} left", volume(passed), volume(left.unwrap_or(0)));
+        let text = format!(
+            "{} passed, {} left",
+            volume(passed),
+            volume(left.unwrap_or(0))
+        );
         stage.screen.moving("db1", Paint::Yellow, &text);
         let arrived = stage.offer(&db1, &world, MEGABYTE)?;
         passed += arrived;
@@ -245,7 +255,10 @@ fn overdue(stage: &mut Stage<'_>, bill: &Value) -> Result<()> {
             break;
         }
     }
-    let text = format!("{} more arrived at the far end, then nothing", volume(passed));
+    let text = format!(
+        "{} more arrived at the far end, then nothing",
+        volume(passed)
+    );
     stage.screen.now("db1", Paint::Red, &text);
     stage.checks.note(
         "passed under the cap",
@@ -269,7 +282,7 @@ fn overdue(stage: &mut Stage<'_>, bill: &Value) -> Result<()> {
 
 fn paid(stage: &mut Stage<'_>, bill: &Value) -> Result<()> {
     stage.act("Paid")?;
-    stage.type_command(&["pay", text(bill, "invoice")])?;
+    stage.type_change("db1", &["pay", text(bill, "invoice")])?;
     let state = stage.state("db1")?;
     stage.checks.same("db1, at once", "normal", &state);
     stage.everything_passes("db1", "paid")?;
@@ -288,17 +301,10 @@ fn check_bill(stage: &mut Stage<'_>, bill: &Value, what: &str, amount: i128) -> 
     stage.checks.same(&name, what, &found);
     let (amount, found) = (money(amount), money(millionths(&bill["amount"])?));
     stage.checks.same("  EUR", amount, found);
-    let begin = lag(&bill["due"], instant(&bill["valid_from"])?)?;
-    stage.screen.now(
-        "bill",
-        Paint::Yellow,
-        &format!(
-            "{number} of {}, due {} ({} after it begins)",
-            text(bill, "date"),
-            text(bill, "due"),
-            time(begin)
-        ),
-    );
+    let (date, due) = (text(bill, "date"), text(bill, "due"));
+    let valid = format!("{} to {}", text(bill, "valid_from"), text(bill, "valid_to"));
+    let line = format!("{number} of {date}, due {due}; for {valid}");
+    stage.screen.said("bill", Paint::Yellow, &line);
     Ok(())
 }
 
