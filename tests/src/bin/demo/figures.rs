@@ -47,40 +47,47 @@ pub(crate) fn time(duration: Duration) -> String {
     }
 }
 
-/// An amount in millionths, exactly: `"-1.50 EUR"` is -1 500 000.
-pub(crate) fn millionths(money: &Value) -> Result<i128> {
+/// An amount in billionths, exactly: `"-1.50 EUR"` is -1 500 000 000.
+pub(crate) fn nanos(money: &Value) -> Result<i128> {
     let text = money.as_str().unwrap_or_default();
-    read_millionths(text).ok_or_else(|| Failure::new(format!("{money} is no amount of money")))
+    read_nanos(text).ok_or_else(|| Failure::new(format!("{money} is no amount of money")))
 }
 
-fn read_millionths(text: &str) -> Option<i128> {
+const UNIT: i128 = 1_000_000_000;
+const DECIMALS: usize = 9;
+const CENT: i128 = UNIT / 100;
+
+fn read_nanos(text: &str) -> Option<i128> {
     let number = text.split(' ').next()?;
     let (sign, number) = match number.strip_prefix('-') {
         Some(rest) => (-1, rest),
         None => (1, number),
     };
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
-    if part.len() > 6 && !part[6..].bytes().all(|b| b == b'0') {
+    if part.len() > DECIMALS {
         return None;
     }
-    let part = format!("{part:0<6}");
-    let whole: i128 = whole.parse().ok()?;
-    Some(sign * (whole * 1_000_000 + part[..6].parse::<i128>().ok()?))
+    let (whole, part): (i128, i128) = (
+        whole.parse().ok()?,
+        format!("{part:0<DECIMALS$}").parse().ok()?,
+    );
+    Some(sign * (whole * UNIT + part))
 }
 
 /// `-15.063704`, with at least two decimals and no needless ones.
-pub(crate) fn money(millionths: i128) -> String {
-    let sign = if millionths < 0 { "-" } else { "" };
-    let all = millionths.unsigned_abs();
-    let part = format!("{:06}", all % 1_000_000);
+pub(crate) fn money(nanos: i128) -> String {
+    let unit = UNIT.unsigned_abs();
+    let sign = if nanos < 0 { "-" } else { "" };
+    let (whole, part) = (nanos.unsigned_abs() / unit, nanos.unsigned_abs() % unit);
+    let part = format!("{part:0DECIMALS$}");
     let kept = part.trim_end_matches('0').len().max(2);
-    format!("{sign}{}.{}", all / 1_000_000, &part[..kept])
+    format!("{sign}{whole}.{}", &part[..kept])
 }
 
-/// To whole cents, half away from zero, as bills are rounded.
-pub(crate) fn cents(millionths: i128) -> i128 {
-    let half = if millionths < 0 { -5_000 } else { 5_000 };
-    (millionths + half) / 10_000 * 10_000
+/// To whole cents, half away from zero: what is billed and charged in all.
+pub(crate) fn cents(nanos: i128) -> i128 {
+    let half = if nanos < 0 { -CENT / 2 } else { CENT / 2 };
+    (nanos + half) / CENT * CENT
 }
 
 #[cfg(test)]
@@ -100,13 +107,13 @@ mod tests {
 
     #[test]
     fn money_is_read_and_written_to_the_last_unit() {
-        assert_eq!(read_millionths("-15.063704 EUR"), Some(-15_063_704));
-        assert_eq!(read_millionths("0.5 USD"), Some(500_000));
-        assert_eq!(read_millionths("7 EUR"), Some(7_000_000));
-        assert_eq!(read_millionths("0.0000001 EUR"), None);
-        assert_eq!(money(-15_063_700), "-15.0637");
-        assert_eq!(money(7_000_000), "7.00");
-        assert_eq!(cents(1_005_000), 1_010_000);
-        assert_eq!(cents(-1_004_999), -1_000_000);
+        assert_eq!(read_nanos("-15.063704 EUR"), Some(-15_063_704_000));
+        assert_eq!(read_nanos("0.5 USD"), Some(500_000_000));
+        assert_eq!(read_nanos("7 EUR"), Some(7_000_000_000));
+        assert_eq!(read_nanos("0.0000000001 EUR"), None);
+        assert_eq!(money(-15_063_700_000), "-15.0637");
+        assert_eq!(money(7_000_000_000), "7.00");
+        assert_eq!(cents(1_005_000_000), 1_010_000_000);
+        assert_eq!(cents(-1_004_999_999), -1_000_000_000);
     }
 }

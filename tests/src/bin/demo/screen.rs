@@ -79,6 +79,12 @@ impl Screen {
         self.write(&format!("{text}\n"), false);
     }
 
+    /// A sentence of somebody else's, wrapped.
+    pub(crate) fn sentence(&mut self, text: &str) {
+        let lines = wrapped(text, COLUMNS - 4);
+        self.plain(&format!("  {}", lines.join("\n    ")));
+    }
+
     /// A line of somebody else's, cut where it would not fit.
     pub(crate) fn cut(&mut self, text: &str) {
         let fits = text.chars().count() <= COLUMNS;
@@ -107,7 +113,7 @@ impl Screen {
     /// Something that was said now, at whatever length.
     pub(crate) fn said(&mut self, what: &str, paint: Paint, text: &str) {
         let indent = format!("\n{}", " ".repeat(COLUMNS - TEXT));
-        self.now(what, paint, &wrapped(text).join(&indent));
+        self.now(what, paint, &wrapped(text, TEXT).join(&indent));
     }
 
     /// Something that goes on: the next line takes its place, on a terminal.
@@ -146,12 +152,12 @@ impl Screen {
     }
 }
 
-/// In lines of at most [`TEXT`].
-fn wrapped(text: &str) -> Vec<String> {
+/// In lines of at most so many columns.
+fn wrapped(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let last = lines.last_mut().filter(|line| {
-            line.is_empty() || line.chars().count() + 1 + word.chars().count() <= TEXT
+            line.is_empty() || line.chars().count() + 1 + word.chars().count() <= columns
         });
         match last {
             Some(line) if line.is_empty() => line.push_str(word),
@@ -168,9 +174,9 @@ mod tests {
 
     #[test]
     fn what_is_said_is_wrapped_between_words() {
-        assert_eq!(wrapped(""), [""]);
-        assert_eq!(wrapped("a few words"), ["a few words"]);
-        let lines = wrapped(&"abcd ".repeat(25));
+        assert_eq!(wrapped("", TEXT), [""]);
+        assert_eq!(wrapped("a few words", TEXT), ["a few words"]);
+        let lines = wrapped(&"abcd ".repeat(25), TEXT);
         assert_eq!(
             lines.iter().map(|line| line.len()).collect::<Vec<_>>(),
             [64, 59]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Story;
 use crate::{
     checks::Checks,
-    figures::{millionths, money, volume},
+    figures::{cents, money, nanos, volume},
     plan::{Change, Plan},
     screen::{Paint, Screen},
     stage::{MEGABYTE, Midnight, Opening, Stage},
@@ -147,12 +147,12 @@ fn check_charges(stage: &mut Stage<'_>) -> Result<()> {
     let wire = moved.received.bytes + moved.sent.bytes;
     // A reading, so that all of it is charged.
     stage.meterd.status("web1")?;
-    // 0.01 EUR for 10 kB: a millionth a byte.
-    let price = i128::from(wire - LIMIT);
+    // 0.01 EUR for 10 kB: a millionth a byte. In all it is that to the cent, at any time.
+    let price = cents(i128::from(wire - LIMIT) * 1_000);
     let charged = stage.events_of("web1", "charged")?;
     let sum = charged
         .iter()
-        .map(|event| millionths(&event["amount"]))
+        .map(|event| nanos(&event["amount"]))
         .sum::<Result<i128>>()?;
     let text = format!(
         "{} for {} beyond the limit, in {} steps",
@@ -163,11 +163,11 @@ fn check_charges(stage: &mut Stage<'_>) -> Result<()> {
     stage.screen.now("charged EUR", Paint::Yellow, &text);
     stage
         .checks
-        .same("charged: price x excess", money(price), money(sum));
+        .same("charged: price x excess, in EUR", money(price), money(sum));
     let found = balance(stage)?;
     stage
         .checks
-        .same("  left of 5.00", money(5_000_000 - price), found);
+        .same("  left of 5.00", money(5_000_000_000 - price), found);
     Ok(())
 }
 
@@ -195,7 +195,7 @@ fn more_volume(stage: &mut Stage<'_>) -> Result<()> {
     stage
         .checks
         .same("allowance, topped up", LIMIT + 10 * MEGABYTE, allowance);
-    let expected = millionths(&Value::from(before))? - 5_000_000;
+    let expected = nanos(&Value::from(before))? - 5_000_000_000;
     let found = balance(stage)?;
     stage
         .checks
@@ -225,5 +225,5 @@ fn check_flag(stage: &mut Stage<'_>, flagged: bool, when: &str) -> Result<()> {
 
 fn balance(stage: &Stage<'_>) -> Result<String> {
     let balance = stage.meterd.json(&["balance", "acme"])?;
-    Ok(money(millionths(&balance["balance"])?))
+    Ok(money(nanos(&balance["balance"])?))
 }

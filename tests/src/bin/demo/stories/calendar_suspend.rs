@@ -3,13 +3,15 @@
 
 use std::{fmt::Write, time::Duration};
 
-use meter_tests::{Failure, Result, links, meterd::bytes, sandbox::Sandbox, zone::Zone};
+use meter_tests::{
+    Failure, Result, links, meterd::bytes, sandbox::Sandbox, traffic::ping, zone::Zone,
+};
 use serde_json::Value;
 
 use super::Story;
 use crate::{
     checks::Checks,
-    figures::{cents, millionths, money, time},
+    figures::{cents, money, nanos, time},
     plan::{Change, Plan},
     screen::{Paint, Screen},
     stage::{MEGABYTE, Midnight, Opening, Stage, instant, lag},
@@ -28,12 +30,7 @@ pub(super) const STORY: Story = Story {
             Change {
                 from: "allowance = \"1 TB\"",
                 to: "allowance = \"10 MB\"",
-                why: "the scale: what is a TB there is 10 MB here",
-            },
-            Change {
-                from: "per = \"1 TB\"",
-                to: "per = \"10 MB\"",
-                why: "and the price is for so much",
+                why: "what a moment's traffic reaches; what is sold stays in TB",
             },
             Change {
                 from: "after = \"24h\"",
@@ -48,8 +45,8 @@ pub(super) const STORY: Story = Story {
 const ALLOWANCE: u64 = 10 * MEGABYTE;
 const GRACE: Duration = Duration::from_secs(8);
 const EACH: u64 = MEGABYTE / 4;
-/// The plan's, for as much as its allowance.
-const PRICE: i128 = 1_500_000;
+/// The plan's for a TB, in billionths.
+const PRICE: i128 = 1_500_000_000;
 
 fn play(sandbox: &Sandbox, screen: &mut Screen, checks: &mut Checks) -> Result<()> {
     let opening = Opening {
@@ -58,7 +55,7 @@ fn play(sandbox: &Sandbox, screen: &mut Screen, checks: &mut Checks) -> Result<(
         plan: &STORY.plan,
         text: "web1 is in the middle of its month; db1's ends at midnight.",
         midnight: Some(Midnight {
-            after: Duration::from_secs(28),
+            after: Duration::from_secs(26),
             short: None,
         }),
     };
@@ -100,7 +97,7 @@ fn notices(stage: &mut Stage<'_>) -> Result<()> {
         "forecast 100%, used 75%, used 100%",
         &rules.join(", "),
     );
-    stage.type_command(&["explain", "web1"])?;
+    stage.type_sentences(&["explain", "web1"])?;
     let since = notices.last().map(|notice| notice["time"].clone());
     let end = countdown(stage)?.ok_or_else(|| Failure::new("no grace runs"))?;
     let grace = lag(&end, instant(&since.unwrap_or_default())?)?;
@@ -116,10 +113,13 @@ fn notices(stage: &mut Stage<'_>) -> Result<()> {
 fn too_small(stage: &mut Stage<'_>) -> Result<()> {
     stage.act("A top-up that is too small does not stop it")?;
     let before = countdown(stage)?;
-    top_up(stage, MEGABYTE)?;
+    top_up(stage, "1 MB")?;
     let after = countdown(stage)?;
-    let text =
-        |end: Option<Value>| end.map_or_else(|| "none runs".to_owned(), |end| end.to_string());
+    let text = |end: Option<Value>| {
+        let end = end.unwrap_or_default();
+        end.as_str()
+            .map_or_else(|| "none runs".to_owned(), str::to_owned)
+    };
     stage
         .checks
         .same("the grace ends", text(before), text(after));
@@ -129,7 +129,7 @@ fn too_small(stage: &mut Stage<'_>) -> Result<()> {
 fn enough_and_anew(stage: &mut Stage<'_>) -> Result<()> {
     stage.act("One below 100 % does, and reaching it again starts it anew")?;
     let before = countdown(stage)?.ok_or_else(|| Failure::new("no grace runs"))?;
-    top_up(stage, 5 * MEGABYTE)?;
+    top_up(stage, "5 MB")?;
     let ends = countdown(stage)?.map_or("nothing", |_| "a grace");
     stage.checks.same("runs, below 100 %", "nothing", ends);
     stage.climb("web1", ALLOWANCE + 6 * MEGABYTE, EACH)?;
@@ -143,31 +143,10 @@ fn enough_and_anew(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Tops up, and checks the price: by what is left of the month.
-fn top_up(stage: &mut Stage<'_>, volume: u64) -> Result<()> {
-    stage.type_change(
-        "web1",
-        &["top-up", "web1", &format!("{} MB", volume / MEGABYTE)],
-    )?;
+fn top_up(stage: &mut Stage<'_>, volume: &str) -> Result<Value> {
+    stage.type_change("web1", &["top-up", "web1", volume])?;
     let events = stage.events_of("web1", "topped-up")?;
-    let event = events.last().cloned().unwrap_or_default();
-    let period = stage.meterd.status("web1")?["period"].clone();
-    let now = instant(&event["time"])?;
-    let left = lag(&period["end"], now)?.as_millis();
-    let whole = lag(&period["end"], instant(&period["start"])?)?.as_millis();
-    let share = |of: i128| {
-        let (left, whole) = (i128::try_from(left), i128::try_from(whole));
-        of * left.unwrap_or(0) / whole.unwrap_or(1)
-    };
-    let price = share(PRICE * i128::from(volume) / i128::from(ALLOWANCE));
-    let what = format!(
-        "price of {} MB, {} % of the month left",
-        volume / MEGABYTE,
-        share(100)
-    );
-    let found = money(millionths(&event["amount"])?);
-    stage.checks.same(&what, money(cents(price)), found);
-    Ok(())
+    Ok(events.last().cloned().unwrap_or_default())
 }
 
 fn suspended(stage: &mut Stage<'_>) -> Result<()> {
@@ -179,7 +158,17 @@ fn suspended(stage: &mut Stage<'_>) -> Result<()> {
     let events = stage.events_of("web1", "suspended")?;
     let when = events.last().map(|event| event["time"].clone());
     stage.in_time("suspended after the grace", &when.unwrap_or_default(), end)?;
+    stage.show_events("db1")?;
     stage.nothing_passes("web1", "suspended")?;
+    let asked = ping(
+        &stage.guest("web1")?,
+        stage.node.world.v4,
+        1,
+        Duration::ZERO,
+    );
+    // With the link down even asking may fail.
+    let answered = asked.map_or(0, |pings| pings.answered.len());
+    stage.checks.same("  its ping is answered", 0, answered);
     let found = link(stage, "web1")?;
     stage.checks.same("its link", "down", found);
     Ok(())
@@ -187,12 +176,24 @@ fn suspended(stage: &mut Stage<'_>) -> Result<()> {
 
 fn back(stage: &mut Stage<'_>) -> Result<()> {
     stage.act("Traffic is added: it comes back by itself")?;
-    top_up(stage, 20 * MEGABYTE)?;
+    let bought = top_up(stage, "1 TB")?;
     let state = stage.state("web1")?;
     stage.checks.same("web1, topped up", "normal", &state);
     let found = link(stage, "web1")?;
     stage.checks.same("its link, topped up", "up", found);
-    stage.everything_passes("web1", "topped up")
+    stage.everything_passes("web1", "topped up")?;
+    // Its price is by what was left of the month.
+    let period = stage.meterd.status("web1")?["period"].clone();
+    let left = lag(&period["end"], instant(&bought["time"])?)?.as_millis();
+    let whole = lag(&period["end"], instant(&period["start"])?)?.as_millis();
+    let share = |of: i128| {
+        let (left, whole) = (i128::try_from(left), i128::try_from(whole));
+        of * left.unwrap_or(0) / whole.unwrap_or(1)
+    };
+    let what = format!("1.50 a TB, {} % of the month left", share(100));
+    let found = money(nanos(&bought["amount"])?);
+    stage.checks.same(&what, money(cents(share(PRICE))), found);
+    Ok(())
 }
 
 /// Whether the interface on the node is up, as the kernel lists it.
@@ -223,18 +224,19 @@ fn advice(stage: &mut Stage<'_>) -> Result<()> {
     stage.act("For one that is over most months, the notice says what would be cheaper")?;
     let mut usage = "time,received,sent\n".to_owned();
     for month in 1..=5 {
-        // 40 GB a day: 1.2 TB a month.
-        for day in 1..=28 {
+        // 45 GB a day: 1.1 TB a month.
+        // From the 3rd on, so that none of it falls into December, wherever that ends.
+        for day in 3..=28 {
             let _ = writeln!(
                 usage,
-                "2026-{month:02}-{day:02}T00:00:00Z,40000000000,2000000000"
+                "2026-{month:02}-{day:02}T00:00:00Z,42000000000,3000000000"
             );
         }
     }
     stage.meterd.write("usage.csv", &usage)?;
-    stage.meterd.write("shipped.toml", STORY.plan.shipped)?;
+    stage.meterd.write("web1.toml", STORY.plan.shipped)?;
     let directory = stage.meterd.directory().display().to_string();
-    let plan = format!("{directory}/shipped.toml");
+    let plan = format!("{directory}/web1.toml");
     let history = format!("{directory}/usage.csv");
     let arguments = ["simulate", "--plan", &plan, "--usage", &history, "--json"];
     let text = stage.meterd.text(&arguments)?;

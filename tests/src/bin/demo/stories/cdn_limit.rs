@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Story;
 use crate::{
     checks::Checks,
-    figures::{millionths, money, volume},
+    figures::{money, nanos, volume},
     plan::{Change, Plan},
     screen::Screen,
     stage::{MEGABYTE, Midnight, Opening, Stage},
@@ -92,9 +92,9 @@ fn cost(stage: &mut Stage<'_>) -> Result<()> {
     exceed(stage, "cdn1", limit, "cost 100%")?;
     let explained = stage.meterd.json(&["explain", "cdn1"])?;
     let used = i128::from(bytes(&explained, "used")?);
-    // 0.02 USD a million bytes.
-    let price = money(used * 20_000 / 1_000_000);
-    let found = money(millionths(&explained["cost"])?);
+    // 0.02 USD a million bytes, in billionths.
+    let price = money(used * 20);
+    let found = money(nanos(&explained["cost"])?);
     stage.checks.same("  its cost in USD", price, found);
     stage.nothing_passes("cdn1", "over its cost limit")
 }

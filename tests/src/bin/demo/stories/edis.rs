@@ -73,7 +73,9 @@ fn set<'a>(
                web1 has 100 MB, and 1 GB in its account's pool. db1 has 1 TB.",
         midnight,
     };
-    Stage::set(sandbox, screen, checks, &opening, config)
+    let mut stage = Stage::set(sandbox, screen, checks, &opening, config)?;
+    stage.every = 10;
+    Ok(stage)
 }
 
 fn config(zone: Option<&Zone>) -> String {

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::Story;
 use crate::{
     checks::Checks,
-    figures::{cents, millionths, money, volume},
+    figures::{cents, money, nanos, volume},
     plan::{Change, Plan},
     screen::{Paint, Screen},
     stage::{MEGABYTE, Midnight, Opening, Stage, instant, lag},
@@ -150,7 +150,7 @@ fn check_offer(stage: &mut Stage<'_>, notice: &Value) -> Result<()> {
     let mut costs = Vec::new();
     for (choice, terabytes) in choices.iter().zip(1..) {
         let whole = bytes(choice, "volume")? == terabytes * TERABYTE;
-        let cost = money(millionths(&choice["cost"])?);
+        let cost = money(nanos(&choice["cost"])?);
         costs.push(if whole { cost } else { choice.to_string() });
     }
     stage.checks.same(
@@ -169,7 +169,7 @@ fn more_volume(stage: &mut Stage<'_>) -> Result<()> {
         .checks
         .same("allowance, billed and unpaid", ALLOWANCE, before);
     let bill = only_bill(stage, "acme")?;
-    check_bill(stage, &bill, "additional traffic", 1_500_000)?;
+    check_bill(stage, &bill, "additional traffic", 1_500_000_000)?;
     let end = stage.meterd.status("web1")?["period"]["end"].clone();
     let same = instant(&bill["valid_to"])? == instant(&end)?;
     stage.checks.same("  valid to the period's end", true, same);
@@ -203,8 +203,8 @@ fn period_closes(stage: &mut Stage<'_>) -> Result<Value> {
     let moved = stage.seen("db1")?;
     let wire = moved.received.bytes + moved.sent.bytes;
     let excess = i128::from(wire.saturating_sub(ALLOWANCE));
-    // 1.50 a million bytes.
-    let amount = cents(excess * 3 / 2);
+    // 1.50 a million bytes, in billionths.
+    let amount = cents(excess * 1_500);
     check_bill(stage, &bill, "traffic beyond the allowance", amount)?;
     let why = stage.type_refused(&["cancel", "db1"])?;
     let number = text(&bill, "invoice");
@@ -299,7 +299,7 @@ fn check_bill(stage: &mut Stage<'_>, bill: &Value, what: &str, amount: i128) -> 
     let account = text(bill, "account");
     let name = format!("bill {number} to {account}");
     stage.checks.same(&name, what, &found);
-    let (amount, found) = (money(amount), money(millionths(&bill["amount"])?));
+    let (amount, found) = (money(amount), money(nanos(&bill["amount"])?));
     stage.checks.same("  EUR", amount, found);
     let (date, due) = (text(bill, "date"), text(bill, "due"));
     let valid = format!("{} to {}", text(bill, "valid_from"), text(bill, "valid_to"));
