@@ -55,7 +55,7 @@ fn play(sandbox: &Sandbox, screen: &mut Screen, checks: &mut Checks) -> Result<(
         plan: &STORY.plan,
         text: "web1 is in the middle of its month; db1's ends at midnight.",
         midnight: Some(Midnight {
-            after: Duration::from_secs(26),
+            after: Duration::from_secs(22),
             short: None,
         }),
     };
@@ -169,8 +169,12 @@ fn suspended(stage: &mut Stage<'_>) -> Result<()> {
     // With the link down even asking may fail.
     let answered = asked.map_or(0, |pings| pings.answered.len());
     stage.checks.same("  its ping is answered", 0, answered);
+    let labels = [("machine", "web1"), ("state", "suspended")];
+    let metric = stage.metric("meterd_machine_state", &labels)?;
+    let found = format!("{}", metric.unwrap_or(-1.0));
+    stage.checks.same("  its metric of that", "1", &found);
     let found = link(stage, "web1")?;
-    stage.checks.same("its link", "down", found);
+    stage.checks.same("  its link", "down", found);
     Ok(())
 }
 
@@ -180,7 +184,7 @@ fn back(stage: &mut Stage<'_>) -> Result<()> {
     let state = stage.state("web1")?;
     stage.checks.same("web1, topped up", "normal", &state);
     let found = link(stage, "web1")?;
-    stage.checks.same("its link, topped up", "up", found);
+    stage.checks.same("  its link", "up", found);
     stage.everything_passes("web1", "topped up")?;
     // Its price is by what was left of the month.
     let period = stage.meterd.status("web1")?["period"].clone();

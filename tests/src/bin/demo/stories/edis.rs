@@ -49,11 +49,13 @@ pub(super) fn picture(sandbox: &Sandbox, screen: &mut Screen, checks: &mut Check
 /// With the two other ways out of the slow lane: an upgrade, and waiting.
 fn whole(sandbox: &Sandbox, screen: &mut Screen, checks: &mut Checks) -> Result<()> {
     let midnight = Midnight {
-        after: Duration::from_secs(42),
+        after: Duration::from_secs(39),
         short: None,
     };
     let mut stage = set(sandbox, screen, checks, Some(midnight))?;
     to_the_slow_lane_and_back(&mut stage)?;
+    as_an_operator_sees_it(&mut stage)?;
+    stage.type_command(&["status", "web1"])?;
     upgrade(&mut stage)?;
     refill(&mut stage)?;
     stage.leave()

@@ -62,7 +62,7 @@ fn play(sandbox: &Sandbox, screen: &mut Screen, checks: &mut Checks) -> Result<(
                web1 is in the middle of its period; those of db1 and mail1 end at midnight.\n\
                The account of mail1 pays automatically, the others do not.",
         midnight: Some(Midnight {
-            after: Duration::from_secs(12),
+            after: Duration::from_secs(10),
             short: Some(ShortDay {
                 clocks_forward: Duration::from_secs(5),
                 lasts: Duration::from_secs(8),
@@ -289,6 +289,7 @@ fn paid(stage: &mut Stage<'_>, bill: &Value) -> Result<()> {
     let cancellable = stage.meterd.status("db1")?["cancellable"].to_string();
     stage.checks.same("cancellable", "true", &cancellable);
     stage.type_command(&["invoices"])?;
+    stage.type_command(&["balance", "shop"])?;
     Ok(())
 }
 
