@@ -359,24 +359,24 @@ impl Checked<'_, '_> {
                         );
                     }
                 }
-                Trigger::Overdue if !self.bills() => self.table.problems.warning(
+                Trigger::Overdue if !self.bills_overage() => self.table.problems.warning(
                     &rule.place,
-                    "this plan issues no bill: only one from before a change of plan can be overdue",
-                    "collect overage or extra by bill: collect = \"invoice\"; or remove the rule",
+                    "this plan bills no overage: only a bill from before a change of plan can be \
+                     overdue",
+                    "collect overage by bill: collect = \"invoice\"; or remove the rule",
                 ),
                 _ => {}
             }
         }
     }
 
-    fn bills(&self) -> bool {
+    /// An unpaid bill for a top-up is an offer not taken: it lapses.
+    fn bills_overage(&self) -> bool {
         let Some(price) = self.price else {
             return self.table.has("price");
         };
         let overage = price.overage.map(|overage| overage.collect);
-        let extra = price.extra.map(|extra| extra.collect);
         matches!(overage, Some(CollectOverage::Invoice { .. }))
-            || matches!(extra, Some(CollectExtra::Invoice { .. }))
     }
 
     /// A percentage of an allowance that is not set never holds. That is meant where the plan

@@ -22,7 +22,7 @@ use crate::{
     },
     host::{
         error::HostError,
-        programs::{Mode, Shaper, Verdict},
+        programs::{Shaper, Verdict},
         shaping::{self, Change, Found, Root, RootAfter},
     },
     ledger::{HostNote, LedgerError, Shaped, Slot, SlotRecord},
@@ -235,12 +235,16 @@ impl Node {
             self.begin_figures(record, rate).await?;
         }
         let installed = self.enforcer.shaping.install(ifindex, rate).await?;
-        // What an IFB gives back skips the filters of `ingress` and `clsact`: by tcx it would
-        // be redirected before them, and an anti-spoofing rule there be of no use any more.
-        let passes_by = self.programs.mode() == Mode::Tcx && !found.ingress_filters.is_empty();
+        // What an IFB gives back skips filters and chains of the interface's ingress: an
+        // anti-spoofing rule there would be of no use any more.
+        let bypassed = found.bypassed_by(self.programs.mode());
         let shaper = Shaper {
             major: shaping::MAJOR,
-            ifb_ifindex: if passes_by { 0 } else { installed.ifb_ifindex },
+            ifb_ifindex: if bypassed.is_empty() {
+                installed.ifb_ifindex
+            } else {
+                0
+            },
         };
         self.programs
             .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?;
@@ -267,8 +271,8 @@ impl Node {
             };
             self.enforced(record, stands, &detail)?;
         }
-        if passes_by {
-            let filters = found.ingress_filters.join(", ");
+        if !bypassed.is_empty() {
+            let filters = bypassed.join(", ");
             return Err(EnforceError::PassesBy { filters });
         }
         Ok(())

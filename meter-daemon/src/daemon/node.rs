@@ -42,7 +42,7 @@ use crate::{
         programs::{Programs, SlotReading},
     },
     ledger::{
-        Batch, CommandRecord, EventRecord, Ledger, LedgerError, Lock, Reader, Reading, Shaped,
+        Batch, CommandRecord, CounterId, EventRecord, Ledger, LedgerError, Lock, Reader, Reading,
         Slot, SlotRecord, cursor,
     },
 };
@@ -102,7 +102,7 @@ struct Observed {
     records: Vec<SlotRecord>,
     traffic: BTreeMap<MachineId, Traffic>,
     events: Vec<EventRecord>,
-    fell: u64,
+    fell: Vec<CounterId>,
 }
 
 impl Node {
@@ -246,6 +246,7 @@ impl Node {
             .filter_map(|slot| Some(self.slots.get(*slot)?.counter.clone()))
             .collect();
         batch.slots = observed.records;
+        batch.anew = observed.fell;
         batch.events.extend(observed.events);
         // What is new and not looked at yet would be taken for old after a crash.
         if !self.interfaces.has_changed() {
@@ -253,7 +254,7 @@ impl Node {
         }
         self.commit(&batch, next)?;
 
-        self.tally.counter_restarts += observed.fell;
+        self.tally.counter_restarts += batch.anew.len() as u64;
         for record in &batch.slots {
             self.drops.recorded(record);
         }
@@ -273,24 +274,20 @@ impl Node {
     ) {
         let reading = self::reading(reading);
         let shaped = self.enforcer.shaped_now(record, &self.interfaces).await;
-        let moved = match cursor::delta(record, &reading, shaped) {
-            Ok(delta) => {
+        let moved = match cursor::advance(record, &reading, shaped) {
+            Ok((delta, moved)) => {
                 if !delta.is_zero() {
                     *observed.traffic.entry(record.machine.clone()).or_default() += delta;
                 }
-                moved_on(record, reading, shaped)
+                moved
             }
             Err(fell) => {
                 error!(interface = record.name, "{fell}");
                 observed
                     .events
                     .push(records::counter_fell(now, record, &fell));
-                observed.fell += 1;
-                SlotRecord {
-                    cursor: reading,
-                    shaped,
-                    ..record.clone()
-                }
+                observed.fell.push(record.counter.clone());
+                cursor::begun_anew(record, &reading, shaped)
             }
         };
         if moved != *record {
@@ -306,6 +303,7 @@ impl Node {
             at: now,
             slots: Vec::new(),
             freed: Vec::new(),
+            anew: Vec::new(),
             usage: Vec::new(),
             changes: next.changes_since(&self.engine),
             events,
@@ -422,33 +420,6 @@ pub(super) fn clock_reading(moment: &Moment) -> ClockReading {
         boot: moment.since_boot,
         // A kernel that does not say is one that nobody has synchronised.
         synchronised: clock::synchronised().unwrap_or(false),
-    }
-}
-
-/// The record of a slot that was read: everything up to there is accounted for.
-fn moved_on(record: &SlotRecord, mut reading: Reading, shaped: Option<Shaped>) -> SlotRecord {
-    let before = &record.cursor;
-    let counted = [reading.traffic.received, reading.traffic.sent];
-    let counted_before = [before.traffic.received, before.traffic.sent];
-    let mut base = record.base;
-    for direction in 0..2 {
-        // A packet may be read as shaped before it is read as counted: they are two counters.
-        // What could not be taken out of this delta is taken out of the next.
-        let counted = counted[direction].saturating_sub(counted_before[direction]);
-        reading.shaped[direction] =
-            reading.shaped[direction].min(before.shaped[direction] + counted);
-        if let (Some(before), Some(now)) = (record.shaped, shaped)
-            && before.ifb == now.ifb
-        {
-            base.shaped[direction] +=
-                now.through[direction].saturating_sub(before.through[direction]);
-        }
-    }
-    SlotRecord {
-        cursor: reading,
-        shaped,
-        base,
-        ..record.clone()
     }
 }
 

@@ -282,19 +282,22 @@ impl Machine {
     }
 
     fn explain_bills(&self, now: Timestamp) -> Vec<String> {
-        let unpaid = self.record.bills.iter().filter(|bill| bill.paid.is_none());
-        unpaid
-            .map(|bill| {
-                let when = if bill.is_overdue(now) { "was" } else { "is" };
-                format!(
-                    "{} over {} ({}), {when} due {}",
-                    bill.number,
-                    bill.amount,
-                    bill.description(),
-                    self.period().local(bill.due)
-                )
-            })
-            .collect()
+        let open = self.record.bills.iter().filter(|bill| bill.is_open());
+        open.map(|bill| {
+            let (when, at) = match bill.lapses() {
+                Some(end) => ("the volume comes if it is paid before", end),
+                None if bill.is_overdue(now) => ("it was due on", bill.due),
+                None => ("it is due on", bill.due),
+            };
+            format!(
+                "bill {} over {} is unpaid ({}); {when} {}",
+                bill.number,
+                bill.amount,
+                bill.description(),
+                self.period().local(at)
+            )
+        })
+        .collect()
     }
 }
 

@@ -4,6 +4,7 @@
 //! The daemon, `simulate`, the property tests and the seeded simulation run this same code.
 
 mod books;
+mod boundary;
 pub mod command;
 mod commands;
 mod desk;
@@ -36,7 +37,11 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
-pub use self::{restore::RestoreError, step::Engine};
+pub use self::{
+    boundary::{Boundary, Left},
+    restore::RestoreError,
+    step::Engine,
+};
 
 use jiff::Timestamp;
 

@@ -16,7 +16,7 @@ use super::{
     plan::Terms,
     record::Running,
     standing::{may_hit, would_hit},
-    units::MachineId,
+    units::{Bytes, MachineId},
 };
 
 /// All machines in order of id, each shared with a clone of the engine until it changes.
@@ -216,7 +216,7 @@ impl Step<'_> {
                 if let Some(machine) = machine_mut(self.machines, id) {
                     machine.close(boundary, desk);
                     machine.begin_next(desk);
-                    machine.judge(boundary, desk);
+                    machine.judge(boundary, Bytes::ZERO, desk);
                     machine.wake = machine.next_wake(boundary);
                     let end = machine.running.period_end;
                     if end <= self.now && end > boundary {
@@ -235,8 +235,8 @@ impl Step<'_> {
         let samples = self.arrivals.to(id);
         let since = self.taken.insert(id.clone(), until);
         if let Some(machine) = machine_mut(self.machines, id) {
-            machine.accrue(samples, since, until);
-            machine.judge(until, desk);
+            let moved = machine.accrue(samples, since, until);
+            machine.judge(until, moved, desk);
         }
     }
 
@@ -277,8 +277,8 @@ impl Step<'_> {
                 let samples = self.arrivals.to(id);
                 let since = self.taken.get(id).copied();
                 // All that is left, whatever the wall clock says of its span.
-                machine.accrue(samples, since, Timestamp::MAX);
-                machine.judge(now, desk);
+                let moved = machine.accrue(samples, since, Timestamp::MAX);
+                machine.judge(now, moved, desk);
                 machine.wake = machine.next_wake(now);
                 if machine.wanted() == machine.record.standing.cause {
                     machine.say_enforcement(desk);

@@ -1,6 +1,9 @@
 //! Tests of the engine against the specification, with plans built in Rust.
 
+mod bills;
+mod boundaries;
 mod build;
+mod caps;
 mod commands;
 mod laws;
 mod scale;

@@ -210,8 +210,8 @@ fn invapi_the_payment_and_the_accounts_transactions_can_be_read() {
     assert_eq!(
         kinds,
         [
-            (TransactionKind::Invoice, Decimal::from(-1)),
-            (TransactionKind::Payment, Decimal::from(1)),
+            (TransactionKind::Invoice, money("-1 EUR")),
+            (TransactionKind::Payment, money("1 EUR")),
         ]
     );
     assert_eq!(view.balance, Some(money("0 EUR")));
