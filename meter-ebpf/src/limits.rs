@@ -94,9 +94,7 @@ fn spend<const SENT: bool>(machine: &Machine, packet: &Packet) {
     // The addition is a full barrier (BPF's fetching atomics are), so that of two CPUs that add
     // to different directions at least one sees both sums in the load behind it.
     let own = fetch_add(own, packet.bytes) + packet.bytes;
-    if own >= load(nearest)
-        || own + load(other) >= load(&machine.nearest_sum)
-    {
+    if own >= load(nearest) || own + load(other) >= load(&machine.nearest_sum) {
         sentence(machine, packet.machine);
     }
 }
