@@ -243,4 +243,46 @@ mod tests {
             at("2026-11-21T00:00:00Z")
         );
     }
+
+    /// As another reader of such files sees it.
+    fn read(zone: &str, short: Option<ShortDay>) -> (Zone, jiff::tz::TimeZone) {
+        let (zone, text) = Zone::with_midnight(Path::new("/"), at(zone), short);
+        (zone, jiff::tz::TimeZone::tzif(NAME, &text).unwrap())
+    }
+
+    #[test]
+    fn the_day_begins_at_the_second_that_was_asked_for() {
+        for text in [
+            "2026-11-20T00:00:00Z",
+            "2026-11-20T10:11:12Z",
+            "2028-02-29T23:59:59Z",
+        ] {
+            let (zone, read) = read(text, None);
+            let midnight = jiff::Timestamp::from_second(zone.midnight).unwrap();
+            let second = jiff::SignedDuration::from_secs(1);
+            let before = (midnight - second).to_zoned(read.clone());
+            let after = midnight.to_zoned(read.clone());
+            assert_eq!(before.date().tomorrow().unwrap(), after.date(), "{text}");
+            assert_eq!(after.date().day().unsigned_abs(), zone.day_of_month(0));
+            for offset in [before.offset(), after.offset()] {
+                assert_eq!(offset.seconds() % 60, 0, "{text}");
+                assert!(offset.seconds().abs() < 86_400, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_due_a_day_later_is_due_when_the_short_day_is_over() {
+        let short = ShortDay {
+            clocks_forward: Duration::from_secs(5),
+            lasts: Duration::from_secs(8),
+        };
+        let (zone, read) = read("2026-11-20T10:11:12Z", Some(short));
+        let midnight = jiff::Timestamp::from_second(zone.midnight).unwrap();
+        let day = jiff::Span::new().days(1);
+        let later = midnight.to_zoned(read).checked_add(day).unwrap();
+        let lasts = later.timestamp().duration_since(midnight);
+        assert_eq!(lasts, jiff::SignedDuration::from_secs(8));
+        assert_eq!((later.offset().seconds() + 8) % 60, 0);
+    }
 }
