@@ -58,11 +58,13 @@ pub(crate) struct Opening<'s> {
     pub(crate) midnight: Option<Midnight>,
 }
 
-/// The midnight of the story's own time zone.
+/// The midnight of the story's own time zone: when what comes before it is done.
 #[derive(Clone, Copy)]
 pub(crate) struct Midnight {
-    /// After the start.
+    /// What takes its time anywhere.
     pub(crate) after: Duration,
+    /// What takes longer where the machine is busy.
+    pub(crate) and_work: Duration,
     pub(crate) short: Option<ShortDay>,
 }
 
@@ -83,22 +85,23 @@ impl<'a> Stage<'a> {
         }
         let capture = Capture::on(&node.world.namespace, WAN)?;
         let before = Inventory::take()?;
-        let zone = opening
-            .midnight
-            .map(|midnight| {
+        let mut meterd = Meterd::new(sandbox, "")?;
+        let zone = match opening.midnight {
+            Some(midnight) => {
+                let wait = midnight.after + midnight.and_work * slowness(&meterd)?;
                 let directory = sandbox.root().join("zones");
-                Zone::write(&directory, midnight.after, midnight.short)
-            })
-            .transpose()?;
+                Some(Zone::write(&directory, wait, midnight.short)?)
+            }
+            None => None,
+        };
         let named = zone
             .as_ref()
             .map(|_| format!("time-zone = \"{}\"\n", zone::NAME));
-        let config = format!(
+        meterd.configure(&format!(
             "poll-interval = \"1s\"\n{}{}",
             named.unwrap_or_default(),
             config(zone.as_ref())
-        );
-        let mut meterd = Meterd::new(sandbox, &config)?;
+        ))?;
         if let Some(zone) = &zone {
             meterd.in_zones_of(zone.directory());
         }
@@ -170,6 +173,20 @@ impl<'a> Stage<'a> {
             .note("programs, pins, qdiscs left", "nothing", found, same);
         Ok(())
     }
+}
+
+/// How many times longer than on an idle machine a command takes now; at most four times.
+fn slowness(meterd: &Meterd<'_>) -> Result<u32> {
+    const IDLE: Duration = Duration::from_millis(15);
+    let mut took = Vec::new();
+    for _ in 0..5 {
+        let start = Instant::now();
+        meterd.text(&["check"])?;
+        took.push(start.elapsed());
+    }
+    took.sort_unstable();
+    let times = took[took.len() / 2].as_micros().div_ceil(IDLE.as_micros());
+    Ok(u32::try_from(times).map_or(4, |times| times.clamp(1, 4)))
 }
 
 fn announce(screen: &mut Screen, opening: &Opening<'_>) {

@@ -58,7 +58,8 @@ fn play(sandbox: &Sandbox, screen: &mut Screen, checks: &mut Checks) -> Result<(
         plan: &STORY.plan,
         text: "web1 is in the fourth day of its month; its account has 5 EUR.",
         midnight: Some(Midnight {
-            after: Duration::from_secs(7),
+            after: Duration::from_secs(3),
+            and_work: Duration::from_secs(3),
             short: None,
         }),
     };

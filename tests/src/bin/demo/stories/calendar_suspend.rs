@@ -55,7 +55,8 @@ fn play(sandbox: &Sandbox, screen: &mut Screen, checks: &mut Checks) -> Result<(
         plan: &STORY.plan,
         text: "web1 is in the middle of its month; db1's ends at midnight.",
         midnight: Some(Midnight {
-            after: Duration::from_secs(22),
+            after: Duration::from_secs(11),
+            and_work: Duration::from_secs(7),
             short: None,
         }),
     };

@@ -46,7 +46,8 @@ fn play(sandbox: &Sandbox, screen: &mut Screen, checks: &mut Checks) -> Result<(
         plan: &STORY.plan,
         text: "Limits are switches of the single machine, set by command. Both months end at midnight.",
         midnight: Some(Midnight {
-            after: Duration::from_secs(15),
+            after: Duration::from_secs(3),
+            and_work: Duration::from_secs(8),
             short: None,
         }),
     };

@@ -49,7 +49,8 @@ pub(super) fn picture(sandbox: &Sandbox, screen: &mut Screen, checks: &mut Check
 /// With the two other ways out of the slow lane: an upgrade, and waiting.
 fn whole(sandbox: &Sandbox, screen: &mut Screen, checks: &mut Checks) -> Result<()> {
     let midnight = Midnight {
-        after: Duration::from_secs(39),
+        after: Duration::from_secs(29),
+        and_work: Duration::from_secs(6),
         short: None,
     };
     let mut stage = set(sandbox, screen, checks, Some(midnight))?;

@@ -62,7 +62,8 @@ fn play(sandbox: &Sandbox, screen: &mut Screen, checks: &mut Checks) -> Result<(
                web1 is in the middle of its period; those of db1 and mail1 end at midnight.\n\
                The account of mail1 pays automatically, the others do not.",
         midnight: Some(Midnight {
-            after: Duration::from_secs(10),
+            after: Duration::from_secs(3),
+            and_work: Duration::from_secs(5),
             short: Some(ShortDay {
                 clocks_forward: Duration::from_secs(5),
                 lasts: Duration::from_secs(8),
