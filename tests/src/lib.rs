@@ -11,6 +11,7 @@ pub mod failure;
 pub mod foreign;
 pub mod http;
 pub mod inspect;
+pub mod interrupt;
 pub mod links;
 pub mod meterd;
 pub mod needs;
@@ -24,5 +25,6 @@ pub mod tap;
 pub mod topology;
 pub mod traffic;
 pub mod wait;
+pub mod zone;
 
 pub use failure::{Context, Failure, Result};
