@@ -19,6 +19,7 @@ mod rollup;
 mod schema;
 mod slots;
 mod sqlite;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod value;
