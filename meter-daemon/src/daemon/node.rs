@@ -52,8 +52,10 @@ use crate::{
 pub(crate) struct Node {
     pub(super) config: Arc<Config>,
     pub(super) clock: EngineClock,
-    pub(super) ledger: Ledger,
+    /// Before the ledger, so that the ledger's is the last connection to close: a reader could
+    /// not empty the log, and a copy of the file alone would lack what is in it.
     pub(super) reader: Reader,
+    pub(super) ledger: Ledger,
     pub(super) engine: Engine,
     pub(super) programs: Programs,
     pub(super) interfaces: Interfaces,
@@ -327,6 +329,9 @@ impl Node {
                 error!("{failure}; the kernel counts on, and the next good commit takes all");
             }
             return Err(failure);
+        }
+        if self.ledger.was_reopened() {
+            self.reader = self.ledger.reader()?;
         }
         if self.tally.ledger_recovered() {
             info!("the ledger can be written again; nothing was lost");
