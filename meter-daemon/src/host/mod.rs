@@ -8,6 +8,7 @@
 pub mod clock;
 pub mod error;
 pub mod features;
+pub mod hypervisor;
 pub mod identity;
 pub mod links;
 pub mod netfilter;
