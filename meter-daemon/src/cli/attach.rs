@@ -25,6 +25,7 @@ use crate::{
     host::{
         clock,
         hypervisor::{self, Proxmox},
+        links::Links,
     },
     ledger::LedgerError,
 };
@@ -133,17 +134,16 @@ fn domain(file: &std::path::Path) -> Result<hypervisor::Domain, Failure> {
     hypervisor::domain(&text).map_err(refuse)
 }
 
+/// By netlink: /sys/class/net shows the namespace in which it was mounted.
 fn interfaces() -> Result<Vec<String>, Failure> {
-    let directory = "/sys/class/net";
-    let refuse = |error| Failure::new(Exit::SYSTEM, format!("cannot list {directory}: {error}"));
-    let entries = std::fs::read_dir(directory).map_err(refuse)?;
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(refuse)?.file_name();
-        names.push(name.to_string_lossy().into_owned());
-    }
-    names.sort();
-    Ok(names)
+    let refuse = |error: String| Failure::new(Exit::SYSTEM, error);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| refuse(format!("cannot start to ask the kernel: {error}")))?;
+    let links = runtime.block_on(async { Links::open()?.dump().await });
+    let links = links.map_err(|error| refuse(error.to_string()))?;
+    Ok(links.into_iter().map(|link| link.name).collect())
 }
 
 fn left(deadline: Duration) -> Duration {
