@@ -17,6 +17,7 @@ mod records;
 mod shapers;
 mod share;
 mod slots;
+mod survey;
 mod tally;
 mod time;
 
@@ -36,6 +37,7 @@ pub use self::{
     attach::{Attached, Wanted, attach},
     leave::detach,
     open::Failure,
+    survey::{Surveyed, survey},
 };
 use crate::{
     api::{self, Call, access::Access},

@@ -6,6 +6,7 @@
 //! throttles them, `clock` and `identity` say when and where we are.
 
 pub mod clock;
+pub mod conflicts;
 pub mod error;
 pub mod features;
 pub mod hypervisor;
@@ -13,6 +14,7 @@ pub mod identity;
 pub mod links;
 pub mod netfilter;
 pub mod netlink;
+pub mod process;
 pub mod programs;
 pub mod shaping;
 
