@@ -62,7 +62,11 @@ impl Node {
         batch.events.extend(renamings);
         batch.highest = self.interfaces.highest_if_grown();
         batch.notes = self.known.news(&self.interfaces, &self.config);
-        let news = claims_changed || !batch.slots.is_empty() || batch.highest.is_some();
+        batch.notes.extend(self.interfaces.guests.news());
+        let news = claims_changed
+            || !batch.slots.is_empty()
+            || !batch.notes.is_empty()
+            || batch.highest.is_some();
         if news && let Err(failure) = self.commit(&batch, next) {
             self.interfaces.still_changed();
             return Err(failure.into());
@@ -186,7 +190,7 @@ impl Node {
         !self.closing.is_empty()
     }
 
-    fn is_attached(&self, record: &SlotRecord) -> bool {
+    pub(super) fn is_attached(&self, record: &SlotRecord) -> bool {
         self.attached.get(&record.interface.ifindex) == Some(&record.counter.slot.0)
     }
 

@@ -80,7 +80,11 @@ impl Node {
         }
     }
 
-    /// As far as we know without looking.
+    /// Whether what is wanted of an interface stands, as far as we know without looking.
+    pub(super) fn stands(&self, record: &SlotRecord) -> bool {
+        self.stands_as_wanted(record, &self.interfaces_per_machine())
+    }
+
     fn stands_as_wanted(&self, record: &SlotRecord, interfaces: &BTreeMap<MachineId, u64>) -> bool {
         let touched = self.enforcer.touched.get(&record.interface.ifindex);
         let stands = match self.rate(record, interfaces) {

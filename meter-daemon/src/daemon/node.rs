@@ -341,6 +341,7 @@ impl Node {
         self.slots.commit(&batch.slots, &batch.freed);
         self.interfaces.highest_recorded(batch.highest.as_ref());
         self.known.recorded(&batch.notes);
+        self.interfaces.guests.recorded(&batch.notes);
         if batch.events.iter().any(|event| event.notice.is_some()) {
             self.deliver(batch.at);
         }
