@@ -416,6 +416,19 @@ impl Node {
         let what = format!("enforce {}", record.interface.ifindex);
         match outcome {
             Ok(()) => self.tally.say_again(&what),
+            Err(policed @ (EnforceError::Foreign { .. } | EnforceError::PassesBy { .. })) => {
+                if self.tally.say_once(what) {
+                    warn!(interface = record.name, machine = %record.machine, "{policed}");
+                    let now = self.now();
+                    let detail = policed.to_string();
+                    self.pending.push(records::enforced(
+                        now,
+                        &record.machine,
+                        &record.name,
+                        &detail,
+                    ));
+                }
+            }
             Err(failure) => {
                 self.tally.enforcement_failures += 1;
                 if self.tally.say_once(what) {
@@ -517,13 +530,14 @@ enum EnforceError {
     #[error(transparent)]
     Cycle(#[from] CycleError),
     #[error(
-        "not throttled: its root qdisc is {kind}, which is not ours to replace ({why}); \
-         remove it or put it on another interface"
+        "policed instead of shaped: its root qdisc is {kind}, which is not ours to replace ({why}). \
+         What is above the rate is dropped instead of queued, until it is removed"
     )]
     Foreign { kind: String, why: String },
     #[error(
-        "what the guest sends is not throttled: a redirect would lead it past somebody's filters \
-         on the interface's ingress ({filters}); move them to the bridge or forward hook"
+        "what the guest sends is policed instead of shaped: a redirect would lead it past somebody's \
+         filters on the interface's ingress ({filters}). What is above the rate is dropped instead of \
+         queued, until they are moved to the bridge or forward hook"
     )]
     PassesBy { filters: String },
 }
