@@ -11,6 +11,7 @@
 mod allowed;
 mod arena;
 mod clsact;
+mod cost;
 mod counting;
 mod leaving;
 mod limits;

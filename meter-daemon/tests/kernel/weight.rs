@@ -5,10 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, PerCpuArray},
+    maps::{
+        Array, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
-use meter_common::{CountBytes, Counters, Interface};
+use meter_common::{CountBytes, Counters, ExemptV4, ExemptV6, Interface, NO_LIMIT};
 use meter_daemon::host::programs::OBJECT;
 
 use crate::arena::arena;
@@ -38,6 +41,44 @@ impl Bench {
             program(&mut ebpf, name).load().unwrap();
         }
         Self { ebpf }
+    }
+
+    /// Under machine 1, which counts what it spends, or not, and has this group of prefixes.
+    pub(crate) fn of_machine(interface: Interface, counts: u64, group: u32) -> Self {
+        let interface = Interface {
+            machine: 1,
+            ..interface
+        };
+        let mut bench = Self::new(CountBytes::Wire, interface);
+        let mut machines: Array<_, [u64; 16]> =
+            bench.ebpf.map_mut("MACHINES").unwrap().try_into().unwrap();
+        let mut machine = [0; 16];
+        // As `Machine` has them: nearest three, counts, exempt_group.
+        machine[2..7].copy_from_slice(&[NO_LIMIT, NO_LIMIT, NO_LIMIT, counts, group.into()]);
+        machines.set(1, machine, 0).unwrap();
+        bench
+    }
+
+    pub(crate) fn exempt_v4(&mut self, group: u32, address: [u8; 4], bits: u32) {
+        let map = self.ebpf.map_mut("EXEMPT_V4").unwrap();
+        let mut trie: LpmTrie<_, ExemptV4, u32> = map.try_into().unwrap();
+        let data = ExemptV4 { group, address };
+        trie.insert(&Key::new(32 + bits, data), 1, 0).unwrap();
+    }
+
+    fn exempt_v6(&mut self, group: u32, start: [u8; 4], bits: u32) {
+        let map = self.ebpf.map_mut("EXEMPT_V6").unwrap();
+        let mut trie: LpmTrie<_, ExemptV6, u32> = map.try_into().unwrap();
+        let mut address = [0; 16];
+        address[..4].copy_from_slice(&start);
+        let data = ExemptV6 { group, address };
+        trie.insert(&Key::new(32 + bits, data), 1, 0).unwrap();
+    }
+
+    /// Bytes of a program as loaded and as compiled for the processor.
+    pub(crate) fn sizes(&mut self, name: &str) -> [u32; 2] {
+        let info = program(&mut self.ebpf, name).info().unwrap();
+        [info.size_translated().unwrap(), info.size_jitted()]
     }
 
     pub(crate) fn fd(&mut self, name: &str) -> BorrowedFd<'_> {
