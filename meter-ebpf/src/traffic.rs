@@ -8,7 +8,7 @@ use meter_common::CountBytes;
 
 use crate::log::warning;
 
-const ETHERNET: u32 = 14;
+pub const ETHERNET: u32 = 14;
 const VLAN: u32 = 4;
 const ETHERTYPE_AT: u32 = 12;
 

@@ -13,6 +13,7 @@ mod arena;
 mod clsact;
 mod cost;
 mod counting;
+mod exempt;
 mod leaving;
 mod limits;
 mod log;
@@ -20,6 +21,7 @@ mod neighbours;
 #[path = "../node/mod.rs"]
 mod node;
 mod pinned;
+mod police;
 mod shaping;
 mod speed;
 mod weight;
