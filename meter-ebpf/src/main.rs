@@ -9,7 +9,10 @@
 #![no_main]
 // Built with RUSTC_BOOTSTRAP anyhow, for the sake of `core`; see `atomic`.
 #![feature(core_intrinsics)]
-#![expect(internal_features, reason = "core's atomics are not there for this target")]
+#![expect(
+    internal_features,
+    reason = "core's atomics are not there for this target"
+)]
 
 mod atomic;
 mod exempt;
@@ -19,13 +22,13 @@ mod police;
 mod traffic;
 mod verdict;
 
+use atomic::load;
 use aya_ebpf::{
     Global,
     macros::{classifier, map},
     maps::{Array, HashMap, PerCpuArray},
     programs::TcContext,
 };
-use atomic::load;
 use limits::{PASSES, Packet};
 use meter_common::{
     Action, Counters, Direction, IFINDEX_ARRAY, Interface, MAPPED, Machine, MapSet, NO_GROUP,

@@ -79,7 +79,9 @@ pub enum HostError {
         slots: u32,
     },
     /// The index is not a machine's.
-    #[error("cannot use index {machine} for a machine: there are those from 1 up to {machines}, not included")]
+    #[error(
+        "cannot use index {machine} for a machine: there are those from 1 up to {machines}, not included"
+    )]
     NoMachine {
         /// Which.
         machine: u32,

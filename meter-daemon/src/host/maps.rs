@@ -192,11 +192,7 @@ impl Maps {
                 table.insert(ifindex, slot);
             }
         }
-        let limits = Limits::map(
-            raw(ebpf, MACHINES)?,
-            raw(ebpf, ARMINGS)?,
-            machines(slots),
-        )?;
+        let limits = Limits::map(raw(ebpf, MACHINES)?, raw(ebpf, ARMINGS)?, machines(slots))?;
         Ok(Self {
             limits,
             exempt: Exempt::new(typed(ebpf, EXEMPT_V4)?, typed(ebpf, EXEMPT_V6)?),

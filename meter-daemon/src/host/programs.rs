@@ -7,8 +7,8 @@
 
 use std::path::PathBuf;
 
-use meter_common::{Interface, NO_MACHINE};
 pub use meter_common::Verdict;
+use meter_common::{Interface, NO_MACHINE};
 
 use ipnet::IpNet;
 
@@ -392,11 +392,7 @@ impl Programs {
     ///
     /// # Errors
     /// Where the kernel refuses: there is room for 65 536 prefixes of each family.
-    pub fn set_exempt_prefixes(
-        &mut self,
-        group: u32,
-        prefixes: &[IpNet],
-    ) -> Result<(), HostError> {
+    pub fn set_exempt_prefixes(&mut self, group: u32, prefixes: &[IpNet]) -> Result<(), HostError> {
         self.maps.exempt.set(group, prefixes)
     }
 

@@ -105,9 +105,14 @@ fn exempt_traffic_spends_nothing_and_neither_cap_nor_policing_stops_it() {
             let mut programs = arena.open();
             under_limits(&mut programs, &guest, 0);
             // The guest talks to 10.0.1.1.
-            exempting(&mut programs, &["192.0.2.0/24", "2001:db8::/32", "10.0.1.1/32"]);
+            exempting(
+                &mut programs,
+                &["192.0.2.0/24", "2001:db8::/32", "10.0.1.1/32"],
+            );
             let limits = programs.limits_mut();
-            limits.arm(MACHINE, [Some(at(2 * FRAME, then)), None]).unwrap();
+            limits
+                .arm(MACHINE, [Some(at(2 * FRAME, then)), None])
+                .unwrap();
             let stopped = ExemptWhenSuspended::Stopped;
             limits.set_exempt_group(MACHINE, 9, stopped).unwrap();
             sends(&guest, 50);

@@ -10,6 +10,7 @@
 
 mod allowed;
 mod arena;
+mod beyond;
 mod clsact;
 mod cost;
 mod counting;

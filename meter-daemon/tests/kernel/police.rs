@@ -53,7 +53,10 @@ fn each_direction_gets_the_rate_three_quarters_of_it_for_bulk() {
         }
         let rate = 800_000;
         let limit = at(NOTHING, Then::Police(BitsPerSecond(8 * rate)));
-        programs.limits_mut().arm(MACHINE, [Some(limit), None]).unwrap();
+        programs
+            .limits_mut()
+            .arm(MACHINE, [Some(limit), None])
+            .unwrap();
         for (payload, share) in [(1000, rate * 3 / 4), (100, rate / 4)] {
             let before = [0, 1].map(|slot| both(&programs, slot));
             let start = Instant::now();
@@ -69,15 +72,16 @@ fn each_direction_gets_the_rate_three_quarters_of_it_for_bulk() {
             let after = [0, 1].map(|slot| both(&programs, slot));
             for direction in [0, 1] {
                 let grown = |of: fn(&meter_common::Counters) -> u64| -> u64 {
-                    let growth = |slot: usize| {
-                        of(&after[slot][direction]) - of(&before[slot][direction])
-                    };
+                    let growth =
+                        |slot: usize| of(&after[slot][direction]) - of(&before[slot][direction]);
                     growth(0) + growth(1)
                 };
                 let bytes = grown(|counters| counters.bytes);
                 let dropped = grown(|counters| counters.dropped_throttled);
                 let seconds = bytes as f64 / share as f64;
-                println!("{payload} bytes, direction {direction}: as much as its share of the rate gives in {seconds:.2} s passed in {took:?}, {dropped} bytes did not");
+                println!(
+                    "{payload} bytes, direction {direction}: as much as its share of the rate gives in {seconds:.2} s passed in {took:?}, {dropped} bytes did not"
+                );
                 // A second of it may have been saved up.
                 let took = took.as_secs_f64();
                 assert!(seconds > 0.95 * took && seconds < took + 1.1, "{seconds}");
@@ -94,7 +98,10 @@ fn what_a_shaper_takes_is_not_policed() {
         let mut programs = arena.open();
         under_limits(&mut programs, &guest, 0);
         let limit = at(NOTHING, Then::Police(BitsPerSecond(8)));
-        programs.limits_mut().arm(MACHINE, [Some(limit), None]).unwrap();
+        programs
+            .limits_mut()
+            .arm(MACHINE, [Some(limit), None])
+            .unwrap();
         sends(&guest, 9);
         is_sent(&guest, 9);
         let frames = |counters: meter_common::Counters| counters.bytes / FRAME;
@@ -130,7 +137,10 @@ fn tcp_gets_through_policing_and_a_ping_beside_it_is_answered() {
                     party.segmentation(segmentation).unwrap();
                 }
                 let limit = at(NOTHING, Then::Police(BitsPerSecond(64_000)));
-                programs.limits_mut().arm(MACHINE, [Some(limit), None]).unwrap();
+                programs
+                    .limits_mut()
+                    .arm(MACHINE, [Some(limit), None])
+                    .unwrap();
                 let (from, to) = if receives {
                     (&guest.host, &guest.party)
                 } else {

@@ -96,7 +96,13 @@ impl Bench {
     }
 
     /// The verdict and the priority that the packet has afterwards.
-    pub(crate) fn pass(&mut self, name: &str, frame: &[u8], gso_size: u32, gso_segs: u32) -> (i32, u32) {
+    pub(crate) fn pass(
+        &mut self,
+        name: &str,
+        frame: &[u8],
+        gso_size: u32,
+        gso_segs: u32,
+    ) -> (i32, u32) {
         let mut context = [0u8; 192];
         // ifindex, gso_segs and gso_size of struct __sk_buff.
         context[40..44].copy_from_slice(&1u32.to_ne_bytes());
