@@ -7,6 +7,7 @@ mod caps;
 mod commands;
 mod explained;
 mod laws;
+mod promises;
 mod scale;
 mod systems;
 mod time;
