@@ -9,6 +9,7 @@ mod explained;
 mod laws;
 mod long;
 mod reference;
+mod promises;
 mod scale;
 mod systems;
 mod time;

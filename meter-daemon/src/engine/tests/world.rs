@@ -280,7 +280,7 @@ pub(super) fn m() -> MachineId {
 }
 
 /// What the ledger would keep, and give back at a start.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Ledger {
     machines: BTreeMap<MachineId, (String, Running)>,
     accounts: BTreeMap<AccountId, String>,
