@@ -50,21 +50,18 @@ pub(crate) struct Account {
     transactions: VecDeque<Transaction>,
 }
 
-/// One movement on an account.
+/// One movement on an account, in its currency.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Transaction {
+pub(crate) struct Transaction {
     /// When; for charges of one day that were put together, the last.
-    pub time: Timestamp,
-    /// What kind.
-    pub kind: TransactionKind,
+    pub(crate) time: Timestamp,
+    pub(crate) kind: TransactionKind,
     /// Positive: to the customer's credit.
-    pub amount: Decimal,
-    /// For which machine.
+    pub(crate) amount: Decimal,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub machine: Option<MachineId>,
-    /// For which bill.
+    pub(crate) machine: Option<MachineId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub invoice: Option<InvoiceNumber>,
+    pub(crate) invoice: Option<InvoiceNumber>,
 }
 
 /// What moved the money.
@@ -223,6 +220,9 @@ pub(crate) struct Bill {
     /// Whether it was announced as overdue.
     #[serde(default)]
     pub(crate) overdue: bool,
+    /// When the order that it is for was given up, unpaid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lapsed: Option<Timestamp>,
 }
 
 /// What a bill is for.
@@ -242,19 +242,44 @@ impl Bill {
         }
     }
 
+    /// Whether it may still be paid.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.paid.is_none() && self.lapsed.is_none()
+    }
+
+    /// Whether it is for traffic that was used, and not paid: what was had is owed.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.is_open() && self.purpose == Purpose::Overage
+    }
+
     pub(crate) fn is_overdue(&self, now: Timestamp) -> bool {
-        self.paid.is_none() && self.due <= now
+        self.is_owed() && self.due <= now
+    }
+
+    /// Until when it may be paid. Volume that was ordered is for a period and at the price of
+    /// its day, and nobody has had it yet: unpaid, the order ends with its due date, or with
+    /// the period that it is for.
+    pub(crate) fn lapses(&self) -> Option<Timestamp> {
+        match self.purpose {
+            Purpose::Extra => Some(self.due.min(self.valid_to)),
+            Purpose::Overage => None,
+        }
+    }
+
+    /// The instant at which something becomes of it, if nobody pays.
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        self.is_open().then(|| self.lapses().unwrap_or(self.due))
     }
 }
 
 /// Paid bills kept with a machine: two years of monthly ones. The events have them all.
 const PAID_BILLS: usize = 24;
 
-/// Puts a bill to the others, and lets go of the oldest that were paid.
+/// Puts a bill to the others, and lets go of the oldest that are done with.
 pub(crate) fn file(bills: &mut Vec<Bill>, bill: Bill) {
     bills.push(bill);
-    while bills.iter().filter(|bill| bill.paid.is_some()).count() > PAID_BILLS
-        && let Some(oldest) = bills.iter().position(|bill| bill.paid.is_some())
+    while bills.iter().filter(|bill| !bill.is_open()).count() > PAID_BILLS
+        && let Some(oldest) = bills.iter().position(|bill| !bill.is_open())
     {
         bills.remove(oldest);
     }
