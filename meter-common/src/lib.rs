@@ -118,7 +118,7 @@ pub struct Machine {
     pub counts: AtomicU64,
     /// Whose prefixes are exempt, a `u32`; [`NO_GROUP`]: none.
     pub exempt_group: AtomicU64,
-    /// How often limits have been armed, a `u32`. The [`Arming`] in force is the one at
+    /// How often limits have been armed. The [`Arming`] in force is the one at
     /// [`arming_index`]: to store this word is to arm.
     pub arming: AtomicU64,
     /// Of which arming the daemon has been told that a boundary is reached; written by the
@@ -138,8 +138,8 @@ pub struct Machine {
 /// Where the limits of a machine stand that were armed as its `arming`th: each machine has
 /// two places, so that the next ones are written beside those in force.
 #[must_use]
-pub const fn arming_index(machine: u32, arming: u32) -> u32 {
-    machine * 2 + arming % 2
+pub const fn arming_index(machine: u32, arming: u64) -> u32 {
+    machine * 2 + (arming & 1) as u32
 }
 
 /// The limits of a machine: what happens at two boundaries. Once the second is reached, what
@@ -195,14 +195,12 @@ pub const MAPPED: u32 = 1 << 10;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reached {
+    /// [`Machine::arming`] at that moment.
+    pub arming: u64,
     /// The index of the [`Machine`].
     pub machine: u32,
-    /// [`Machine::arming`] at that moment.
-    pub arming: u32,
     /// 0 or 1: which of the boundaries.
     pub boundary: u32,
-    /// Zero.
-    pub reserved: u32,
     /// What had been spent.
     pub spent_received: u64,
     /// As above.

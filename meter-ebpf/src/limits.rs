@@ -17,7 +17,7 @@ use meter_common::{
 };
 
 use crate::{
-    atomic::{fetch_add, load, store},
+    atomic::{add, load, store},
     police,
 };
 
@@ -44,13 +44,6 @@ pub struct Packet {
     pub shaped: bool,
 }
 
-/// What the boundaries that are reached say.
-#[derive(Clone, Copy)]
-struct Sentence {
-    action: u32,
-    rate: u64,
-}
-
 /// Lets the packet pass and adds it to what was spent, or names the `Action` that stops it:
 /// then it has spent nothing.
 #[inline(always)]
@@ -73,7 +66,7 @@ pub fn admit<const SENT: bool>(machine: &Machine, packet: &Packet) -> u32 {
 /// What exempt traffic meets: it spends nothing and is not policed.
 #[inline(always)]
 pub fn standing(machine: &Machine, index: u32) -> u32 {
-    sentence(machine, index).action
+    parted(sentence(machine, index.into())).0
 }
 
 #[inline(always)]
@@ -91,17 +84,19 @@ fn spend<const SENT: bool>(machine: &Machine, packet: &Packet) {
             &machine.nearest_received,
         )
     };
-    // The addition is a full barrier (BPF's fetching atomics are), so that of two CPUs that add
-    // to different directions at least one sees both sums in the load behind it.
-    let own = fetch_add(own, packet.bytes) + packet.bytes;
+    add(own, packet.bytes);
+    // The loads are not older than the addition, so that of two CPUs that add at once, be it to
+    // different directions, at least one sees both additions. (Where a processor holds less
+    // than that, the next packet to be stopped tells the daemon.)
+    let own = load(own);
     if own >= load(nearest) || own + load(other) >= load(&machine.nearest_sum) {
-        sentence(machine, packet.machine);
+        sentence(machine, packet.machine.into());
     }
 }
 
 #[inline(always)]
 fn beyond<const SENT: bool>(machine: &Machine, packet: &Packet) -> u32 {
-    let Sentence { action, rate } = sentence(machine, packet.machine);
+    let (action, rate) = parted(sentence(machine, packet.machine.into()));
     if action != POLICE {
         return action;
     }
@@ -111,37 +106,43 @@ fn beyond<const SENT: bool>(machine: &Machine, packet: &Packet) -> u32 {
     POLICE
 }
 
-/// What is reached, and whether the daemon knows.
+/// What the boundaries that are reached say, in one number, so that it need not go through
+/// the stack: the rate, and in its two lowest bits the action. The daemon is told.
 #[inline(never)]
-fn sentence(machine: &Machine, index: u32) -> Sentence {
-    let mut sentence = Sentence {
-        action: PASSES,
-        rate: 0,
-    };
-    let arming = load(&machine.arming) as u32;
+fn sentence(machine: &Machine, index: u64) -> u64 {
+    let arming = load(&machine.arming);
     // Where to look depends on the word just read, so that the limits behind it are read
     // after it: the daemon wrote them before it stored that word.
-    let Some(armed) = ARMINGS.get(arming_index(index, arming)) else {
-        return sentence;
+    let Some(armed) = ARMINGS.get(arming_index(index as u32, arming)) else {
+        return PASSES.into();
     };
     let received = load(&machine.spent_received);
     let sent = load(&machine.spent_sent);
     let [first, second] = &armed.boundaries;
+    let mut says = PASSES.into();
     if is_reached(first, received, sent) {
-        if load(&machine.told[0]) != u64::from(arming) && tell(index, arming, 0, received, sent) {
-            store(&machine.told[0], arming.into());
+        if load(&machine.told[0]) != arming && tell(index, arming, 0, received, sent) {
+            store(&machine.told[0], arming);
         }
-        sentence.action = load(&first.action) as u32;
-        sentence.rate = load(&first.rate);
+        says = joined(first);
     }
     if is_reached(second, received, sent) {
-        if load(&machine.told[1]) != u64::from(arming) && tell(index, arming, 1, received, sent) {
-            store(&machine.told[1], arming.into());
+        if load(&machine.told[1]) != arming && tell(index, arming, 1, received, sent) {
+            store(&machine.told[1], arming);
         }
-        sentence.action = load(&second.action) as u32;
-        sentence.rate = load(&second.rate);
+        says = joined(second);
     }
-    sentence
+    says
+}
+
+#[inline(always)]
+fn joined(boundary: &Boundary) -> u64 {
+    load(&boundary.rate) << 2 | load(&boundary.action) & 3
+}
+
+#[inline(always)]
+fn parted(sentence: u64) -> (u32, u64) {
+    ((sentence & 3) as u32, sentence >> 2)
 }
 
 #[inline(always)]
@@ -154,15 +155,14 @@ fn is_reached(boundary: &Boundary, received: u64, sent: u64) -> bool {
 
 /// Says whether the record went out. If not, for want of room, the next packet tries again.
 #[inline(always)]
-fn tell(machine: u32, arming: u32, boundary: u32, spent_received: u64, spent_sent: u64) -> bool {
+fn tell(machine: u64, arming: u64, boundary: u32, spent_received: u64, spent_sent: u64) -> bool {
     let Some(mut record) = REACHED.reserve::<Reached>(0) else {
         return false;
     };
     record.write(Reached {
-        machine,
         arming,
+        machine: machine as u32,
         boundary,
-        reserved: 0,
         spent_received,
         spent_sent,
         // SAFETY: takes nothing and gives a number.

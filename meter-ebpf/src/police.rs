@@ -49,11 +49,10 @@ fn passes(clock: &AtomicU64, rate: u64, bytes: u64) -> bool {
         return false;
     };
     let earliest = now.saturating_sub(BURST);
+    // Another CPU that lets a packet pass at this very moment may lose its time here, once.
     if at < earliest {
-        // Where another CPU was faster, its time stands.
-        atomic::replace(clock, at, earliest);
+        atomic::store(clock, earliest);
     }
-    // Another CPU may have let a packet pass meanwhile: both of their times are added.
-    atomic::fetch_add(clock, takes);
+    atomic::add(clock, takes);
     true
 }

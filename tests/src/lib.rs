@@ -7,6 +7,7 @@
 
 pub mod capture;
 pub mod cost;
+pub mod disk;
 pub mod failure;
 pub mod foreign;
 pub mod http;
@@ -20,6 +21,7 @@ pub mod packet;
 pub mod paper;
 pub mod sandbox;
 pub mod scene;
+pub mod strace;
 mod sys;
 pub mod tap;
 pub mod topology;

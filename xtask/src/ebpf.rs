@@ -73,8 +73,6 @@ fn rustflags(linker: &Path) -> Result<String, String> {
         // BTF, for the maps' types and for source lines in the verifier's complaints.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
-        // Atomic additions that answer, and 32-bit arithmetic: Linux 5.12.
-        "-Ctarget-cpu=v3".to_owned(),
         format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
     ]
     .join("\x1f"))

@@ -158,6 +158,7 @@ fn daily(table: &Table<'_>, allowance: Option<&Located<Allowance>>) -> Option<No
 
 fn price(table: Table<'_>) -> Option<Price> {
     let currency = table.require("currency", &CURRENCY);
+    let base = table.read("base", &PRICE);
     let usage = table.table("usage", "`usage`").and_then(|table| {
         let tariff = tariff(&table);
         table.finish();
@@ -165,19 +166,20 @@ fn price(table: Table<'_>) -> Option<Price> {
     });
     let overage = table.table("overage", "`overage`").and_then(overage);
     let extra = table.table("extra", "`extra`").and_then(extra);
-    if !["usage", "overage", "extra"]
+    if !["base", "usage", "overage", "extra"]
         .into_iter()
         .any(|key| table.has(key))
     {
         table.problems.warning(
             &table.place,
             "[price] holds no price",
-            "add usage, overage or extra, or remove it",
+            "add base, usage, overage or extra, or remove it",
         );
     }
     table.finish();
     Some(Price {
         currency: currency?.value,
+        base: base.map(|base| base.value),
         usage,
         overage,
         extra,

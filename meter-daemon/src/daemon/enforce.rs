@@ -39,14 +39,10 @@ pub(super) enum Which {
 }
 
 impl Node {
-    /// Makes every interface what the engine wants it to be. Failures are said once, counted,
-    /// and tried again with the next poll.
-    pub(crate) async fn apply(&mut self) {
-        self.apply_to(Which::All).await;
-    }
-
-    /// The same where a look is due. What stands is not looked at for every question, and at
-    /// every change of a single qdisc: a look takes a third of a millisecond.
+    /// Makes interfaces what the engine wants them to be, where a look is due: what stands is not
+    /// looked at for every question, and at every change of a single qdisc, as a look takes a
+    /// third of a millisecond. Failures are said once, counted, and tried again with the next
+    /// poll.
     pub(super) async fn apply_to(&mut self, which: Which) {
         let interfaces = self.interfaces_per_machine();
         let records: Vec<SlotRecord> = self
@@ -84,7 +80,11 @@ impl Node {
         }
     }
 
-    /// As far as we know without looking.
+    /// Whether what is wanted of an interface stands, as far as we know without looking.
+    pub(super) fn stands(&self, record: &SlotRecord) -> bool {
+        self.stands_as_wanted(record, &self.interfaces_per_machine())
+    }
+
     fn stands_as_wanted(&self, record: &SlotRecord, interfaces: &BTreeMap<MachineId, u64>) -> bool {
         let touched = self.enforcer.touched.get(&record.interface.ifindex);
         let stands = match self.rate(record, interfaces) {
@@ -148,7 +148,7 @@ impl Node {
         Ok(())
     }
 
-    fn wanted(&self, machine: &MachineId) -> Enforcement {
+    pub(super) fn wanted(&self, machine: &MachineId) -> Enforcement {
         if self.config.dry_run {
             Enforcement::None
         } else {

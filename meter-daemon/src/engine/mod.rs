@@ -3,6 +3,7 @@
 //!
 //! The daemon, `simulate`, the property tests and the seeded simulation run this same code.
 
+mod advice;
 mod books;
 mod boundary;
 pub mod command;
@@ -24,6 +25,7 @@ pub mod quantity;
 pub mod record;
 mod restore;
 mod rules;
+mod sentences;
 pub mod span;
 mod standing;
 pub mod status;

@@ -166,6 +166,11 @@ impl Overcharge {
         self.posted_volume = self.charged;
     }
 
+    /// The sum posted.
+    pub(crate) const fn posted(&self) -> Decimal {
+        self.posted
+    }
+
     fn total(&self, tariff: Tariff) -> Decimal {
         self.earlier + price_of(self.charged.saturating_sub(self.since), tariff)
     }

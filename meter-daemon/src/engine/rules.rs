@@ -150,6 +150,13 @@ impl Machine {
         }
     }
 
+    /// What was charged in this period, where that is done as it accrues.
+    pub(crate) fn charged(&self) -> Option<Money> {
+        let (_, currency) = self.terms.overage_price()?;
+        let amount = self.record.overcharge.posted();
+        (!amount.is_zero()).then_some(Money { amount, currency })
+    }
+
     /// Follows every rule's trigger, and begins and ends flags and actions.
     fn follow_rules(
         &mut self,
@@ -359,7 +366,19 @@ impl RuleState {
                 spoken: false,
             })
         });
-        acting.action = action;
+        if acting.action != action {
+            // Another plan has another action under this name: one ends and another begins,
+            // which is told, and a cap starts with its whole volume.
+            self.arming += 1;
+            **acting = Acting {
+                since: now,
+                action,
+                notice: None,
+                spent: Bytes::ZERO,
+                spoken: false,
+                ..**acting
+            };
+        }
         acting.by_hand = by_hand;
     }
 }

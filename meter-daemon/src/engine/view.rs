@@ -10,7 +10,7 @@ use super::{
     kept::Cause,
     machine::Machine,
     offer::Offer,
-    plan::Action,
+    plan::{Action, Rule},
     status::{NextRule, PeriodStatus, PoolStatus, Status},
     step::Engine,
     triggers::Basis,
@@ -237,6 +237,14 @@ fn invoice(machine: &Arc<Machine>, bill: &Bill, now: Timestamp) -> InvoiceView {
 }
 
 impl Machine {
+    /// The rule whose cap stands, and the usage at which nothing is left of it.
+    fn cap_that_runs_out(&self) -> Option<(Bytes, &Rule)> {
+        let left = self.cap_remaining().filter(|left| *left > Bytes::ZERO)?;
+        let name = self.record.standing.cause.rule()?;
+        let rule = self.terms.rules().iter().find(|rule| rule.name == *name)?;
+        Some((self.used() + left, rule))
+    }
+
     /// The rule that acts or speaks next if usage goes on: one whose time is running, else the
     /// one whose volume comes first, else one whose bill falls due.
     pub(crate) fn next_rule(&self, now: Timestamp) -> Option<NextRule> {
@@ -262,6 +270,7 @@ impl Machine {
             .map(|(rule, _)| (rule, figures.compare(rule.trigger)))
             .filter(|(_, compared)| !compared.holds && ahead(compared.basis))
             .filter_map(|(rule, compared)| Some((compared.at?, rule)))
+            .chain(self.cap_that_runs_out())
             // The first in the plan's order, of those at the same byte.
             .min_by_key(|(at, _)| *at);
         if let Some((at, rule)) = by_volume {
@@ -278,8 +287,7 @@ impl Machine {
             .filter(|bill| bill.is_owed() && bill.due > now)
             .map(|bill| bill.due)
             .min()?;
-        let overdue =
-            |rule: &&super::plan::Rule| figures.compare(rule.trigger).basis == Basis::Overdue;
+        let overdue = |rule: &&Rule| figures.compare(rule.trigger).basis == Basis::Overdue;
         self.terms
             .rules()
             .iter()

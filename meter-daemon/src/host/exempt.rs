@@ -1,6 +1,9 @@
 //! Exempt prefixes, as the kernel program looks them up: by group and far end.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use aya::{
     Pod,
@@ -26,6 +29,15 @@ impl Exempt {
         v6: LpmTrie<MapData, ExemptV6, u32>,
     ) -> Self {
         Self { v4, v6 }
+    }
+
+    /// The groups that have prefixes, whoever put them there.
+    pub(super) fn groups(&self) -> Result<BTreeSet<u32>, HostError> {
+        let failed =
+            |error| HostError::system("list the exempt prefixes", super::maps::io_error(error));
+        let v4 = self.v4.keys().map(|key| key.map(|key| key.data().group));
+        let v6 = self.v6.keys().map(|key| key.map(|key| key.data().group));
+        v4.chain(v6).collect::<Result<_, _>>().map_err(failed)
     }
 
     /// From now on these and no others are the group's.

@@ -111,7 +111,7 @@ impl Limits {
         })
     }
 
-    fn boundaries(&self, index: u32, arming: u32) -> Result<&[Boundary; 2], HostError> {
+    fn boundaries(&self, index: u32, arming: u64) -> Result<&[Boundary; 2], HostError> {
         let armed = self.armings.get(arming_index(index, arming));
         armed
             .map(|armed| &armed.boundaries)
@@ -153,7 +153,7 @@ impl Limits {
     ///
     /// # Errors
     /// Where there is no such machine.
-    pub fn arming(&self, machine: u32) -> Result<u32, HostError> {
+    pub fn arming(&self, machine: u32) -> Result<u64, HostError> {
         self.machine(machine).map(arming)
     }
 
@@ -163,13 +163,13 @@ impl Limits {
     ///
     /// # Errors
     /// Where there is no such machine.
-    pub fn arm(&mut self, machine: u32, to: [Option<ArmedBoundary>; 2]) -> Result<u32, HostError> {
+    pub fn arm(&mut self, machine: u32, to: [Option<ArmedBoundary>; 2]) -> Result<u64, HostError> {
         let arming = self.put(machine, to)?;
         self.start_counting(machine)?;
         Ok(arming)
     }
 
-    fn put(&self, machine: u32, to: [Option<ArmedBoundary>; 2]) -> Result<u32, HostError> {
+    fn put(&self, machine: u32, to: [Option<ArmedBoundary>; 2]) -> Result<u64, HostError> {
         let entry = self.machine(machine)?;
         let now = arming(entry);
         let old = words(self.boundaries(machine, now)?);
@@ -177,7 +177,7 @@ impl Limits {
         if effective(old) == effective(new) {
             return Ok(now);
         }
-        let next = now.wrapping_add(1);
+        let next = now + 1;
         for (boundary, words) in self.boundaries(machine, next)?.iter().zip(new) {
             for (word, value) in fields(boundary).into_iter().zip(words) {
                 word.store(value, Relaxed);
@@ -187,7 +187,7 @@ impl Limits {
         // those are in force up to the new.
         let [old, new] = [nearest(&old), nearest(&new)];
         set_nearest(entry, [0, 1, 2].map(|limit| old[limit].min(new[limit])));
-        entry.arming.store(next.into(), Release);
+        entry.arming.store(next, Release);
         set_nearest(entry, new);
         Ok(next)
     }
@@ -224,10 +224,8 @@ impl Limits {
     }
 }
 
-/// The kernel program reads as many bits of it.
-fn arming(machine: &Machine) -> u32 {
-    let [low @ .., _, _, _, _] = machine.arming.load(Relaxed).to_le_bytes();
-    u32::from_le_bytes(low)
+fn arming(machine: &Machine) -> u64 {
+    machine.arming.load(Relaxed)
 }
 
 fn fields(boundary: &Boundary) -> [&AtomicU64; 5] {

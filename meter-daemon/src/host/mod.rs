@@ -7,13 +7,16 @@
 //! throttles them, `clock` and `identity` say when and where we are.
 
 pub mod clock;
+pub mod conflicts;
 pub mod error;
 pub mod features;
+pub mod hypervisor;
 pub mod identity;
 pub mod limits;
 pub mod links;
 pub mod netfilter;
 pub mod netlink;
+pub mod process;
 pub mod programs;
 pub mod reached;
 pub mod shaping;

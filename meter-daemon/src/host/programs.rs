@@ -5,7 +5,7 @@
 //! visits. Dropping [`Programs`] leaves all of it standing, and opening it again adopts it,
 //! with the new program in the place of the old one on every hook.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 pub use meter_common::Verdict;
 use meter_common::{Interface, NO_MACHINE};
@@ -394,6 +394,14 @@ impl Programs {
     /// Where the kernel refuses: there is room for 65 536 prefixes of each family.
     pub fn set_exempt_prefixes(&mut self, group: u32, prefixes: &[IpNet]) -> Result<(), HostError> {
         self.maps.exempt.set(group, prefixes)
+    }
+
+    /// The groups that have exempt prefixes, those of an earlier run among them.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn exempt_groups(&self) -> Result<BTreeSet<u32>, HostError> {
+        self.maps.exempt.groups()
     }
 
     fn in_slot(&self, ifindex: u32, slot: u32, attempted: &'static str) -> Result<(), HostError> {

@@ -22,7 +22,7 @@ pub struct LimitEvent {
     /// The machine's index.
     pub machine: u32,
     /// Which limits: compare [`super::limits::Limits::arming`].
-    pub arming: u32,
+    pub arming: u64,
     /// Which of the two boundaries.
     pub boundary: u32,
     /// What had been spent.
@@ -84,16 +84,16 @@ fn event(bytes: &[u8]) -> Option<LimitEvent> {
     const _: () = assert!(size_of::<Reached>() == 40);
     let bytes: &[u8; 40] = bytes.try_into().ok()?;
     let (words, _) = bytes.as_chunks::<4>();
-    let [machine, arming, boundary, ..] = *words else {
+    let [_, _, machine, boundary, ..] = *words else {
         return None;
     };
     let (words, _) = bytes.as_chunks::<8>();
-    let [_, _, received, sent, at] = *words else {
+    let [arming, _, received, sent, at] = *words else {
         return None;
     };
     Some(LimitEvent {
         machine: u32::from_ne_bytes(machine),
-        arming: u32::from_ne_bytes(arming),
+        arming: u64::from_ne_bytes(arming),
         boundary: u32::from_ne_bytes(boundary),
         spent: Spent {
             received: Bytes(u64::from_ne_bytes(received)),

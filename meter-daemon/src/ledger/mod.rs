@@ -21,6 +21,7 @@ mod schema;
 mod settled;
 mod slots;
 mod sqlite;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod value;

@@ -284,7 +284,7 @@ fn listening(arena: &Arena<'_>, test: impl FnOnce(&mut Programs, &mut LimitEvent
     });
 }
 
-fn all(events: &mut LimitEvents) -> Vec<(u32, u32, Spent)> {
+fn all(events: &mut LimitEvents) -> Vec<(u64, u32, Spent)> {
     std::iter::from_fn(|| events.try_next())
         .map(|event| {
             assert_eq!(event.machine, MACHINE);

@@ -583,6 +583,34 @@ fn overage_says_how_it_is_collected() {
 }
 
 #[test]
+fn a_plans_own_price_is_a_price_and_may_stand_alone() {
+    assert_snapshot!(said_of_plan(r#"
+        allowance = "1 TB"
+        [price]
+        currency = "EUR"
+        base = 4.90
+    "#), @r#"
+    error: a price is written in quotes
+     --> plans/p.toml:4:8
+      |
+    4 | base = 4.90
+      |        ^^^^
+      |
+      = help: write: base = "4.90"
+    "#);
+    let plan = r#"
+        allowance = "1 TB"
+        [price]
+        currency = "EUR"
+        base = "4.90"
+    "#;
+    assert_eq!(said_of_plan(plan), "");
+    let config = good(&[("meterd.toml", ""), ("plans/p.toml", plan)]);
+    let price = config.plans.values().next().unwrap().price.clone().unwrap();
+    assert_eq!(price.base, Some("4.90".parse().unwrap()));
+}
+
+#[test]
 fn a_due_date_counts_days() {
     assert_snapshot!(said_of_plan(r#"
         allowance = "1 TB"
