@@ -40,6 +40,15 @@ pub enum End {
     Killed,
 }
 
+/// What the kernel is to say of a wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synchronised {
+    /// NTP has set it.
+    Yes,
+    /// Nobody has.
+    No,
+}
+
 /// Where the binary under test is: `METERD`, or beside the test's own in the target folder.
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("METERD") {
@@ -123,6 +132,23 @@ impl<'a> Meterd<'a> {
         self.directory.join("run/meterd.sock")
     }
 
+    fn clock_path(&self) -> PathBuf {
+        self.directory.join("clock")
+    }
+
+    /// Shows a debug build of the daemon another wall clock, now and in later runs: so many
+    /// seconds ahead of the machine's, and synchronised or not.
+    pub fn shift_clock(&self, seconds: i64, synchronised: Synchronised) -> Result<()> {
+        let word = match synchronised {
+            Synchronised::Yes => "set",
+            Synchronised::No => "unset",
+        };
+        let new = self.directory.join("clock.new");
+        fs::write(&new, format!("{seconds} {word}\n"))
+            .and_then(|()| fs::rename(&new, self.clock_path()))
+            .could_not(|| "shift the daemon's clock")
+    }
+
     fn log_path(&self) -> PathBuf {
         self.directory.join("log")
     }
@@ -143,6 +169,7 @@ impl<'a> Meterd<'a> {
             .arg("--config")
             .arg(self.directory.join("meterd.toml"))
             .env_remove("NOTIFY_SOCKET")
+            .env("METERD_TEST_CLOCK", self.clock_path())
             .env("NO_COLOR", "1")
             .stdin(Stdio::null());
         sys::end_with_this_thread(&mut command);

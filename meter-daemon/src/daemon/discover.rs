@@ -60,7 +60,9 @@ impl Node {
         batch.slots = opened.into_iter().chain(renamed).collect();
         batch.events.extend(renamings);
         batch.highest = self.interfaces.highest_if_grown();
-        batch.notes = self.known.news(&self.interfaces, &self.config);
+        batch
+            .notes
+            .extend(self.known.news(&self.interfaces, &self.config));
         let news = claims_changed || !batch.slots.is_empty() || batch.highest.is_some();
         if news && let Err(failure) = self.commit(&batch, next) {
             self.interfaces.still_changed();
