@@ -198,14 +198,39 @@ impl<'a> Meterd<'a> {
 
     /// Starts `meterd run` and does not wait for anything.
     pub fn launch(&mut self) -> Result<()> {
+        let command = self.command(&["run"])?;
+        self.spawn(command)
+    }
+
+    /// The same as the argument of another program.
+    pub fn launch_under(&mut self, mut other: Command) -> Result<()> {
+        let command = self.command(&["run"])?;
+        other.arg(command.get_program()).args(command.get_args());
+        other.env_remove("NOTIFY_SOCKET");
+        self.spawn(other)
+    }
+
+    /// Signals the daemon that holds the state directory: the one within [`Self::launch_under`].
+    pub fn signal_the_locks_owner(&self, signal: rustix::process::Signal) -> Result<()> {
+        let path = self.directory.join("state/lock");
+        let text = fs::read_to_string(&path).could_not(|| format!("read {}", path.display()))?;
+        let pid = text
+            .trim()
+            .parse()
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        let pid = pid.ok_or_else(|| Failure::new(format!("no pid in {text:?}")))?;
+        rustix::process::kill_process(pid, signal).could_not(|| "signal meterd")
+    }
+
+    fn spawn(&mut self, mut command: Command) -> Result<()> {
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.log_path())
             .could_not(|| "open the daemon's log")?;
         let errors = log.try_clone().could_not(|| "share the daemon's log")?;
-        let child = self
-            .command(&["run"])?
+        let child = command
             .stdout(log)
             .stderr(errors)
             .spawn()

@@ -163,7 +163,8 @@ impl Node {
             .highest
             .iter()
             .any(|highest| highest.boot == boot);
-        let later_boot = !same_boot && remembered.last.is_some();
+        // Not by the last record: a first start that was cut short has one, and has seen nothing.
+        let later_boot = !same_boot && !remembered.highest.is_empty();
         let mut interfaces = Interfaces::new(boot.clone(), netns, highest, later_boot);
         interfaces.first_sight(links.dump().await?, &config, moment.monotonic);
 
