@@ -1,6 +1,7 @@
 //! The loop: observe, step, record, apply. It joins the parts and decides nothing itself.
 
 mod answers;
+mod arm;
 mod attach;
 mod audit;
 mod discover;
@@ -11,6 +12,7 @@ mod guests;
 mod interfaces;
 mod known;
 mod leave;
+mod limits;
 mod node;
 mod open;
 mod quiet;
@@ -91,6 +93,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     let (calls, mut asked) = mpsc::channel(CALLS);
     let doors = Doors::open(&node.config, &calls).await?;
     drop(calls);
+    let mut reached = node.limit_events()?;
     node.start(&links).await?;
     notify(&[sd_notify::NotifyState::Ready]);
     info!(
@@ -115,6 +118,11 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
             change = links.next() => {
                 node.see(change);
                 settle(&mut node, &mut links, SETTLE).await;
+            }
+            event = reached.next() => {
+                let mut events = vec![event.map_err(arm::listening)?];
+                events.extend(std::iter::from_fn(|| reached.try_next()));
+                node.reached(&events).await;
             }
             Some(call) = asked.recv() => {
                 // What happened before the question belongs into the answer.
@@ -173,13 +181,6 @@ async fn settle(node: &mut Node, links: &mut Links, patience: Duration) {
 /// Says at start and reload what the files ask for and this version does not do: nobody
 /// should believe in it on the strength of a configuration that was accepted.
 fn warn_of_gaps(config: &Config) {
-    let in_plans = config.plans.values().any(|plan| !plan.exempt.is_empty());
-    if in_plans || !config.exempt.is_empty() {
-        warn!(
-            "`exempt` is not carried out by this version: traffic with these prefixes is metered, \
-             throttled and stopped like any other"
-        );
-    }
     if config.smtp.is_some() || !config.webhooks.is_empty() {
         warn!(
             "this version sends neither mail nor webhooks: notices are in this log and in \

@@ -1,4 +1,4 @@
-//! What a test needs that some machines have not. It is said aloud, past the harness, so that
+//! What a test needs that some kernels, or machines, have not. It is said aloud, past the harness, so that
 //! a test that could not be made is not taken for one that passed: `cargo xtask` counts the
 //! lines.
 
@@ -12,23 +12,28 @@ use crate::{Result, inspect};
 pub fn tcx() -> Result<bool> {
     let there = inspect::has_tcx()?;
     if !there {
-        say("tcx", std::panic::Location::caller());
+        say("tcx");
     }
     Ok(there)
 }
 
-/// Whether somebody else's program is installed, for tests of what it does to an interface.
+/// Whether a program is installed. The same is said of one that is not.
 #[track_caller]
-pub fn program(name: &str) -> Result<bool> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let there = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+pub fn program(name: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let there = std::env::split_paths(&paths)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(name).exists());
     if !there {
-        say(name, std::panic::Location::caller());
+        say(name);
     }
-    Ok(there)
+    there
 }
 
-fn say(what: &str, place: &std::panic::Location<'_>) {
+/// Says that the calling test needs what is not there, and so tests nothing more.
+#[track_caller]
+pub fn say(what: &str) {
+    let place = std::panic::Location::caller();
     // The harness keeps what goes through `println!`, and may be within a line of its own.
     let line = format!("\nneeds {what}: {}:{}\n", place.file(), place.line());
     drop(std::io::stderr().write_all(line.as_bytes()));

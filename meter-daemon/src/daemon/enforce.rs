@@ -44,14 +44,10 @@ pub(super) enum Which {
 }
 
 impl Node {
-    /// Makes every interface what the engine wants it to be. Failures are said once, counted,
-    /// and tried again with the next poll.
-    pub(crate) async fn apply(&mut self) {
-        self.apply_to(Which::All).await;
-    }
-
-    /// The same where a look is due. What stands is not looked at for every question, and at
-    /// every change of a single qdisc: a look takes a third of a millisecond.
+    /// Makes interfaces what the engine wants them to be, where a look is due: what stands is not
+    /// looked at for every question, and at every change of a single qdisc, as a look takes a
+    /// third of a millisecond. Failures are said once, counted, and tried again with the next
+    /// poll.
     pub(super) async fn apply_to(&mut self, which: Which) {
         let interfaces = self.interfaces_per_machine();
         let records: Vec<SlotRecord> = self

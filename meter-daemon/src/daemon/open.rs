@@ -14,6 +14,7 @@ use rust_decimal::prelude::ToPrimitive as _;
 use tracing::{info, warn};
 
 use super::{
+    arm::Arms,
     audit::Audit,
     drops::Drops,
     guests::Guests,
@@ -233,6 +234,7 @@ impl Node {
             programs,
             interfaces,
             enforcer,
+            arms: Arms::default(),
             known,
             audit: Audit::default(),
             drops: Drops::default(),
@@ -300,6 +302,7 @@ impl Node {
                 self.programs.release(ifindex, slot)?;
                 continue;
             }
+            self.adopt_entry(Slot(slot), attached.machine)?;
             if attached.shaper.is_none() {
                 // A shaper was recorded and then, before packets were sent there, came the end.
                 self.slots.unshape(Slot(slot));
