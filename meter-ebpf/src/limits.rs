@@ -89,9 +89,7 @@ fn spend<const SENT: bool>(machine: &Machine, packet: &Packet) {
     // different directions, at least one sees both additions. (Where a processor holds less
     // than that, the next packet to be stopped tells the daemon.)
     let own = load(own);
-    if own >= load(nearest)
-        || own + load(other) >= load(&machine.nearest_sum)
-    {
+    if own >= load(nearest) || own + load(other) >= load(&machine.nearest_sum) {
         sentence(machine, packet.machine.into());
     }
 }

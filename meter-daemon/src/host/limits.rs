@@ -163,11 +163,7 @@ impl Limits {
     ///
     /// # Errors
     /// Where there is no such machine.
-    pub fn arm(
-        &mut self,
-        machine: u32,
-        to: [Option<ArmedBoundary>; 2],
-    ) -> Result<u64, HostError> {
+    pub fn arm(&mut self, machine: u32, to: [Option<ArmedBoundary>; 2]) -> Result<u64, HostError> {
         let arming = self.put(machine, to)?;
         self.start_counting(machine)?;
         Ok(arming)

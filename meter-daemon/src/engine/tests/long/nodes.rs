@@ -84,6 +84,7 @@ pub(super) fn allowance(lots: &mut Lots) -> Allowance {
 /// `config/plans/*.toml`, all in one currency, so that machines can change between them.
 fn shipped(currency: Currency) -> Vec<Plan> {
     let price = |overage, extra| Price {
+        base: None,
         currency,
         usage: None,
         overage,
@@ -174,6 +175,7 @@ fn random_plan(lots: &mut Lots, currency: Currency, name: &str) -> Plan {
         ]),
     });
     let price = Price {
+        base: None,
         currency,
         usage: lots.percent(60).then(|| tariff(lots)),
         overage,
