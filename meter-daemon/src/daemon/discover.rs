@@ -400,6 +400,7 @@ impl Node {
                 && self.slots.of_interface(record.interface).is_none()
             {
                 self.interfaces.forget(ifindex);
+                self.quiet.give_up(ifindex);
                 for what in ["attach", "drift", "enforce", "unknown"] {
                     self.tally.say_again(&format!("{what} {ifindex}"));
                 }

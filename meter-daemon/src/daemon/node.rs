@@ -20,6 +20,7 @@ use super::{
     enforce::Which,
     interfaces::Interfaces,
     known::Known,
+    quiet::Quiet,
     records,
     shapers::Enforcer,
     slots::Slots,
@@ -70,6 +71,8 @@ pub(crate) struct Node {
     pub(super) attached: BTreeMap<u32, u32>,
     /// Who is metered, or how, is other than the engine was told.
     pub(super) terms_changed: bool,
+    /// Interfaces that somebody is setting up.
+    pub(super) quiet: Quiet,
     /// Interfaces that have a shaper of ours, on which a qdisc changed.
     pub(super) qdiscs_changed: BTreeSet<u32>,
     /// The last round failed: time alone brings no other before then, by the monotonic clock.
