@@ -113,7 +113,9 @@ impl Account {
         if self.currency != Some(money.currency) {
             return None;
         }
-        self.balance += money.amount;
+        let written = |amount| as_written(amount, money.currency);
+        let amount = written(money.amount);
+        self.balance = written(self.balance + amount);
         // Overage accrues by the minute: a day of it is one transaction.
         let day = |time: Timestamp| time.as_second().div_euclid(86_400);
         match self.transactions.back_mut() {
@@ -123,13 +125,13 @@ impl Account {
                     && last.machine.as_ref() == machine
                     && day(last.time) == day(time) =>
             {
-                last.amount += money.amount;
+                last.amount = written(last.amount + amount);
                 last.time = time;
             }
             _ => self.transactions.push_back(Transaction {
                 time,
                 kind,
-                amount: money.amount,
+                amount,
                 machine: machine.cloned(),
                 invoice: invoice.cloned(),
             }),
@@ -137,7 +139,7 @@ impl Account {
         if self.transactions.len() > LISTED
             && let Some(old) = self.transactions.pop_front()
         {
-            self.carried += old.amount;
+            self.carried = written(self.carried + old.amount);
         }
         self.balance()
     }
@@ -155,6 +157,18 @@ impl Account {
 
     pub(crate) fn statement(&self) -> (Decimal, &VecDeque<Transaction>) {
         (self.carried, &self.transactions)
+    }
+}
+
+/// A decimal as people read it: with the minor unit's digits, though it was never written
+/// down and read back, and no "-0.00", which decimals know.
+fn as_written(mut amount: Decimal, currency: Currency) -> Decimal {
+    amount = amount.normalize();
+    amount.rescale(amount.scale().max(currency.decimals()));
+    if amount.is_zero() {
+        amount.abs()
+    } else {
+        amount
     }
 }
 
@@ -315,6 +329,32 @@ mod tests {
         }
         assert_eq!(account.statement().1.len(), 2);
         assert_eq!(account.balance(), Some("49.40 EUR".parse().unwrap()));
+    }
+
+    #[test]
+    fn nothing_is_never_less_than_nothing() {
+        let mut account = account();
+        for amount in [Decimal::new(-50, 0), -Decimal::ZERO] {
+            let money = Money {
+                amount,
+                currency: Currency::new("EUR").unwrap(),
+            };
+            account.post(
+                Timestamp::UNIX_EPOCH,
+                TransactionKind::TopUp,
+                money,
+                None,
+                None,
+            );
+        }
+        let shown = account.balance().map(|balance| balance.to_string());
+        assert_eq!(shown.as_deref(), Some("0.00 EUR"));
+        let (_, transactions) = account.statement();
+        let amounts: Vec<_> = transactions
+            .iter()
+            .map(|it| it.amount.to_string())
+            .collect();
+        assert_eq!(amounts, ["50.00", "-50.00", "0.00"]);
     }
 
     #[test]

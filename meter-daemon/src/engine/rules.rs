@@ -366,7 +366,19 @@ impl RuleState {
                 spoken: false,
             })
         });
-        acting.action = action;
+        if acting.action != action {
+            // Another plan has another action under this name: one ends and another begins,
+            // which is told, and a cap starts with its whole volume.
+            self.arming += 1;
+            **acting = Acting {
+                since: now,
+                action,
+                notice: None,
+                spent: Bytes::ZERO,
+                spoken: false,
+                ..**acting
+            };
+        }
         acting.by_hand = by_hand;
     }
 }

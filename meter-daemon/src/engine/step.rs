@@ -13,7 +13,7 @@ use super::{
     desk::Desk,
     effective::{Effective, Settings},
     machine::Machine,
-    plan::Terms,
+    plan::{Plan, Terms},
     record::Running,
     standing::{may_hit, would_hit},
     units::{Bytes, MachineId},
@@ -141,6 +141,13 @@ impl Engine {
             Some(machine) if !self.settings.dry_run && machine.is_live() => machine.enforcement(),
             _ => Enforcement::None,
         }
+    }
+
+    /// The plan in force for the machine.
+    #[must_use]
+    pub fn plan(&self, machine: &MachineId) -> Option<&Plan> {
+        let machine = self.machines.get(machine)?;
+        machine.terms.plan.as_deref()
     }
 
     /// The zone of the machine's running period: its hours, days and months are counted there.

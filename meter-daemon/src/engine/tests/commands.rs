@@ -462,6 +462,44 @@ fn another_plan_keeps_the_period_what_was_used_and_what_was_told() {
 }
 
 #[test]
+fn another_action_under_the_same_name_is_told_as_one() {
+    let plans = [
+        ("softer", Action::Throttle(BitsPerSecond(64_000))),
+        ("harder", Action::Suspend),
+        ("capping", Action::Cap(Bytes(GB))),
+    ];
+    let [softer, harder, capping] = plans.map(|(name, action)| Plan {
+        rules: vec![rule("used 100%").act(action).notify()],
+        ..plan(name, TB)
+    });
+    let mut world = World::of(softer, "2026-06-10");
+    let mut terms = world.terms.clone();
+    for plan in [harder, capping] {
+        terms
+            .plans
+            .insert(plan.name.clone(), std::sync::Arc::new(plan));
+    }
+    world.set_terms(terms);
+    world.uses(TB).forget_events();
+    world.set(Change::Plan("harder".into()));
+    assert_eq!(world.words(), ["changed", "suspended", "notice"]);
+    world.uses(GB).forget_events();
+    world.set(Change::Plan("capping".into()));
+    assert_eq!(world.words(), ["changed", "capped", "notice", "notice"]);
+    assert_eq!(world.status().cap_remaining, Some(Bytes(GB)));
+    let mut ids: Vec<String> = world
+        .told("notice")
+        .iter()
+        .filter_map(|event| match &event.kind {
+            EventKind::Notice { id, .. } => Some(id.clone()),
+            _ => None,
+        })
+        .collect();
+    ids.dedup();
+    assert_eq!(ids.len(), 2, "each has an id of its own");
+}
+
+#[test]
 fn what_waits_for_a_hand_waits_though_the_plan_has_the_rule_no_more() {
     let mut world = World::of(cdn_limit(), "2026-06-10");
     world.set(Change::Allowance(limited(GB)));
