@@ -339,3 +339,36 @@ fn a_kill_anywhere_in_a_stop_loses_and_repeats_nothing() -> Result<()> {
         })
     })
 }
+
+#[test]
+fn a_new_ledger_is_synced_before_it_has_its_name_and_its_directory_after() -> Result<()> {
+    if !needs::program("strace") {
+        return Ok(());
+    }
+    Sandbox::run(|sandbox| {
+        let mut scene = prepared(sandbox)?;
+        let calls = scene.meterd.directory().join("calls");
+        scene.meterd.launch_under(strace::writing_down(
+            "fsync,fdatasync,?rename,?renameat,?renameat2",
+            &calls,
+        ))?;
+        let socket = scene.meterd.socket();
+        let outcome = outcome(&mut scene, || {
+            Ok(http::over_unix(&socket, "GET", "/v1/machines", &[], "").is_ok())
+        })?;
+        assert_eq!(outcome, Outcome::Lived);
+        scene.meterd.signal_the_locks_owner(Signal::KILL)?;
+        scene.meterd.wait()?;
+        let calls = fs::read_to_string(&calls).could_not(|| "read the calls")?;
+        let mut lines = calls.lines();
+        for words in [
+            ["sync(", "ledger.db.new>"],
+            ["rename", "ledger.db\""],
+            ["fsync(", "/state>"],
+        ] {
+            let found = lines.any(|line| words.iter().all(|word| line.contains(word)));
+            assert!(found, "no {words:?}, or not in that order:\n{calls}");
+        }
+        Ok(())
+    })
+}

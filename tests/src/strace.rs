@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -91,12 +92,27 @@ pub fn killing_from_the_start(call: &str, n: u32) -> Command {
     arguments(call, &format!("signal=KILL:when={n}"))
 }
 
+/// `strace … PROGRAM ARGUMENTS` that only writes down calls, with the paths of descriptors.
+#[must_use]
+pub fn writing_down(calls: &str, to: &Path) -> Command {
+    let mut command = quiet(calls);
+    command.arg("-y").arg("-o").arg(to);
+    command
+}
+
 fn arguments(calls: &str, what: &str) -> Command {
+    let mut command = quiet(calls);
+    command
+        .args(["-o", "/dev/null"])
+        .arg(format!("--inject={calls}:{what}"));
+    command
+}
+
+fn quiet(calls: &str) -> Command {
     let mut command = Command::new("strace");
     command
-        .args(["-f", "-qqq", "-o", "/dev/null"])
+        .args(["-f", "-qqq"])
         .arg(format!("--trace={calls}"))
-        .arg(format!("--inject={calls}:{what}"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
