@@ -12,6 +12,7 @@ pub mod failure;
 pub mod foreign;
 pub mod http;
 pub mod inspect;
+pub mod interrupt;
 pub mod links;
 pub mod meterd;
 pub mod needs;
@@ -26,5 +27,6 @@ pub mod tap;
 pub mod topology;
 pub mod traffic;
 pub mod wait;
+pub mod zone;
 
 pub use failure::{Context, Failure, Result};

@@ -22,7 +22,7 @@ use crate::{
     },
     host::{
         error::HostError,
-        programs::{Mode, Shaper, Verdict},
+        programs::{Shaper, Verdict},
         shaping::{self, Change, Found, Root, RootAfter},
     },
     ledger::{HostNote, LedgerError, Shaped, Slot, SlotRecord},
@@ -39,14 +39,10 @@ pub(super) enum Which {
 }
 
 impl Node {
-    /// Makes every interface what the engine wants it to be. Failures are said once, counted,
-    /// and tried again with the next poll.
-    pub(crate) async fn apply(&mut self) {
-        self.apply_to(Which::All).await;
-    }
-
-    /// The same where a look is due. What stands is not looked at for every question, and at
-    /// every change of a single qdisc: a look takes a third of a millisecond.
+    /// Makes interfaces what the engine wants them to be, where a look is due: what stands is not
+    /// looked at for every question, and at every change of a single qdisc, as a look takes a
+    /// third of a millisecond. Failures are said once, counted, and tried again with the next
+    /// poll.
     pub(super) async fn apply_to(&mut self, which: Which) {
         let interfaces = self.interfaces_per_machine();
         let records: Vec<SlotRecord> = self
@@ -84,7 +80,11 @@ impl Node {
         }
     }
 
-    /// As far as we know without looking.
+    /// Whether what is wanted of an interface stands, as far as we know without looking.
+    pub(super) fn stands(&self, record: &SlotRecord) -> bool {
+        self.stands_as_wanted(record, &self.interfaces_per_machine())
+    }
+
     fn stands_as_wanted(&self, record: &SlotRecord, interfaces: &BTreeMap<MachineId, u64>) -> bool {
         let touched = self.enforcer.touched.get(&record.interface.ifindex);
         let stands = match self.rate(record, interfaces) {
@@ -148,7 +148,7 @@ impl Node {
         Ok(())
     }
 
-    fn wanted(&self, machine: &MachineId) -> Enforcement {
+    pub(super) fn wanted(&self, machine: &MachineId) -> Enforcement {
         if self.config.dry_run {
             Enforcement::None
         } else {
@@ -235,12 +235,16 @@ impl Node {
             self.begin_figures(record, rate).await?;
         }
         let installed = self.enforcer.shaping.install(ifindex, rate).await?;
-        // What an IFB gives back skips the filters of `ingress` and `clsact`: by tcx it would
-        // be redirected before them, and an anti-spoofing rule there be of no use any more.
-        let passes_by = self.programs.mode() == Mode::Tcx && !found.ingress_filters.is_empty();
+        // What an IFB gives back skips filters and chains of the interface's ingress: an
+        // anti-spoofing rule there would be of no use any more.
+        let bypassed = found.bypassed_by(self.programs.mode());
         let shaper = Shaper {
             major: shaping::MAJOR,
-            ifb_ifindex: if passes_by { 0 } else { installed.ifb_ifindex },
+            ifb_ifindex: if bypassed.is_empty() {
+                installed.ifb_ifindex
+            } else {
+                0
+            },
         };
         self.programs
             .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?;
@@ -267,8 +271,8 @@ impl Node {
             };
             self.enforced(record, stands, &detail)?;
         }
-        if passes_by {
-            let filters = found.ingress_filters.join(", ");
+        if !bypassed.is_empty() {
+            let filters = bypassed.join(", ");
             return Err(EnforceError::PassesBy { filters });
         }
         Ok(())
@@ -412,6 +416,19 @@ impl Node {
         let what = format!("enforce {}", record.interface.ifindex);
         match outcome {
             Ok(()) => self.tally.say_again(&what),
+            Err(policed @ (EnforceError::Foreign { .. } | EnforceError::PassesBy { .. })) => {
+                if self.tally.say_once(what) {
+                    warn!(interface = record.name, machine = %record.machine, "{policed}");
+                    let now = self.now();
+                    let detail = policed.to_string();
+                    self.pending.push(records::enforced(
+                        now,
+                        &record.machine,
+                        &record.name,
+                        &detail,
+                    ));
+                }
+            }
             Err(failure) => {
                 self.tally.enforcement_failures += 1;
                 if self.tally.say_once(what) {
@@ -513,13 +530,14 @@ enum EnforceError {
     #[error(transparent)]
     Cycle(#[from] CycleError),
     #[error(
-        "not throttled: its root qdisc is {kind}, which is not ours to replace ({why}); \
-         remove it or put it on another interface"
+        "policed instead of shaped: its root qdisc is {kind}, which is not ours to replace ({why}). \
+         What is above the rate is dropped instead of queued, until it is removed"
     )]
     Foreign { kind: String, why: String },
     #[error(
-        "what the guest sends is not throttled: a redirect would lead it past somebody's filters \
-         on the interface's ingress ({filters}); move them to the bridge or forward hook"
+        "what the guest sends is policed instead of shaped: a redirect would lead it past somebody's \
+         filters on the interface's ingress ({filters}). What is above the rate is dropped instead of \
+         queued, until they are moved to the bridge or forward hook"
     )]
     PassesBy { filters: String },
 }

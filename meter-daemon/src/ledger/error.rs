@@ -111,6 +111,35 @@ pub enum LedgerError {
         /// Where it was.
         file: PathBuf,
     },
+    /// A backup was cut short while it took the ledger's place.
+    #[error(
+        "a restore was cut short: {} is still to take the ledger's place. Run `meterd restore` with          the backup again; the ledger that stood there before is beside it, as ledger-before-….db",
+        file.display()
+    )]
+    Restoring {
+        /// The backup that waits.
+        file: PathBuf,
+    },
+    /// Something is where a new file should be.
+    #[error(
+        "{} is there already, and was left as it is. Give another name, or --replace",
+        file.display()
+    )]
+    Exists {
+        /// What is there.
+        file: PathBuf,
+    },
+    /// A ledger whose figures contradict each other.
+    #[error(
+        "{} does not add up: {difference}. It was left as it is. Take an earlier backup, and          report this",
+        file.display()
+    )]
+    Differs {
+        /// The ledger or backup.
+        file: PathBuf,
+        /// The first row that differs.
+        difference: String,
+    },
     /// A machine's hours are of a zone that cannot be found.
     #[error(
         "the ledger {} has hours in the time zone `{zone}`, which this system's time zone \
@@ -156,6 +185,16 @@ fn no_room(file: &Path) -> bool {
 pub(super) struct UnknownZone(pub(super) String);
 
 impl LedgerError {
+    /// The same of the file that a copy was made of.
+    pub(super) fn of(mut self, original: &Path) -> Self {
+        if let Self::Corrupt { file, .. } | Self::Newer { file, .. } | Self::Differs { file, .. } =
+            &mut self
+        {
+            original.clone_into(file);
+        }
+        self
+    }
+
     /// Tells SQLite's failures apart.
     pub(super) fn sqlite(attempt: &'static str, file: &Path, error: &rusqlite::Error) -> Self {
         use rusqlite::Error;

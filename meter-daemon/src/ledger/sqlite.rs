@@ -31,6 +31,10 @@ impl Ledger {
     pub fn open(directory: &Path) -> Result<(Self, Remembered), LedgerError> {
         file::make_directory(directory)?;
         let file = directory.join(file::NAME);
+        let restoring = file::restoring(directory);
+        if restoring.exists() {
+            return Err(LedgerError::Restoring { file: restoring });
+        }
         if !file::exists(&file)? {
             file::begin(directory, &file)?;
         }
@@ -132,6 +136,22 @@ impl Ledger {
         self.connection
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
             .map_err(|error| self.failed("moving the log into the ledger", &error))
+    }
+
+    /// Ends it with everything in the one file.
+    pub(super) fn close(self) -> Result<(), LedgerError> {
+        let file = self.file;
+        self.connection
+            .close()
+            .map_err(|(_, error)| LedgerError::sqlite("closing the ledger", &file, &error))?;
+        let log = file.with_extension("db-wal");
+        match log.exists() {
+            false => Ok(()),
+            true => Err(LedgerError::Locked {
+                attempt: "moving the log into the ledger",
+                file,
+            }),
+        }
     }
 
     pub(super) fn failed(&self, attempt: &'static str, error: &rusqlite::Error) -> LedgerError {

@@ -102,10 +102,10 @@ impl Meter {
                 records.push(new_slot(machine, step));
             }
             let mut traffic = Traffic::ZERO;
-            for mut record in records {
+            for record in records {
                 let reading = reading(&record, step);
-                traffic += cursor::delta(&record, &reading, None).unwrap();
-                record.cursor = reading;
+                let (moved, record) = cursor::advance(&record, &reading, None).unwrap();
+                traffic += moved;
                 if record.counter.generation != now {
                     batch.freed.push(record.counter.clone());
                 }
