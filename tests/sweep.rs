@@ -166,6 +166,12 @@ fn killed_while(
     let strace = Strace::killing(scene.meterd.pid(), call, n)?;
     let outcome = deed(scene)?;
     drop(strace);
+    // The kill may have come with what the daemon does after its answer.
+    std::thread::sleep(Duration::from_millis(5));
+    let outcome = match scene.meterd.ended()? {
+        Some(_) => Outcome::Killed,
+        None => outcome,
+    };
     if outcome == Outcome::Killed {
         start_again(scene)?;
     }

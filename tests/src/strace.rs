@@ -4,7 +4,7 @@ use std::{
     fs,
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -74,7 +74,19 @@ impl Strace {
         let pid = pid.ok_or_else(|| Failure::new("strace has no process number"))?;
         // It may have ended with the process; it was not waited for, so the number is its own.
         kill_process(pid, Signal::TERM).could_not(|| "end strace")?;
-        self.0.wait().could_not(|| "wait for strace")?;
+        let begun = Instant::now();
+        while self
+            .0
+            .try_wait()
+            .could_not(|| "ask how strace is")?
+            .is_none()
+        {
+            // It may wait for ever for a thread of a process that it has killed.
+            if begun.elapsed() > Duration::from_secs(1) {
+                self.0.kill().could_not(|| "kill strace")?;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Ok(())
     }
 }
