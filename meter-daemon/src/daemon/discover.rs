@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tracing::{error, info};
 
 use super::{
+    enforce::Which,
     node::{self, CycleError, Node},
     records::{self, Basis},
 };
@@ -382,6 +383,7 @@ impl Node {
                 Err(failure) => outcome = Err(failure.into()),
             }
         }
+        self.release_links(&Which::Changed).await;
         self.measure_last(&left).await?;
         for record in leaving {
             let ifindex = record.interface.ifindex;

@@ -22,6 +22,7 @@ use crate::{
     },
     host::{
         error::HostError,
+        netlink::NetlinkError,
         programs::{Mode, Shaper, Verdict},
         shaping::{self, Change, Found, Root, RootAfter},
     },
@@ -80,8 +81,10 @@ impl Node {
                 None if self.enforcer.touches(record.interface.ifindex) => self.lift(&record).await,
                 None => Ok(()),
             };
-            self.said(&record, stopped.and(shaped));
+            let linked = self.hold_link(&record).await;
+            self.said(&record, stopped.and(shaped).and(linked));
         }
+        self.release_links(&which).await;
     }
 
     /// As far as we know without looking.
@@ -91,7 +94,9 @@ impl Node {
             None => touched.is_none(),
             rate => record.shaped.is_some() && touched.is_some_and(|it| it.rate == rate),
         };
-        stands && self.enforcer.verdict(record) == Some(verdict(self.wanted(&record.machine)))
+        stands
+            && self.enforcer.verdict(record) == Some(verdict(self.wanted(&record.machine)))
+            && self.link_stands(record.interface.ifindex)
     }
 
     /// What an interface is to be shaped to, if it is.
@@ -148,7 +153,7 @@ impl Node {
         Ok(())
     }
 
-    fn wanted(&self, machine: &MachineId) -> Enforcement {
+    pub(super) fn wanted(&self, machine: &MachineId) -> Enforcement {
         if self.config.dry_run {
             Enforcement::None
         } else {
@@ -503,11 +508,13 @@ fn after(root: &RootAfter) -> String {
 
 /// Why an interface is not what it should be.
 #[derive(Debug, thiserror::Error)]
-enum EnforceError {
+pub(super) enum EnforceError {
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(transparent)]
     Shaping(#[from] shaping::ShapingError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]

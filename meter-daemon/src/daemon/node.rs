@@ -19,6 +19,7 @@ use super::{
     enforce::Which,
     interfaces::Interfaces,
     known::Known,
+    linkdown::HeldLinks,
     records,
     shapers::Enforcer,
     slots::Slots,
@@ -57,6 +58,7 @@ pub(crate) struct Node {
     pub(super) programs: Programs,
     pub(super) interfaces: Interfaces,
     pub(super) enforcer: Enforcer,
+    pub(super) links: HeldLinks,
     pub(super) slots: Slots,
     pub(super) known: Known,
     pub(super) audit: Audit,
@@ -67,6 +69,8 @@ pub(crate) struct Node {
     pub(super) terms_changed: bool,
     /// Interfaces that have a shaper of ours, on which a qdisc changed.
     pub(super) qdiscs_changed: BTreeSet<u32>,
+    /// Interfaces whose link is not what it should be.
+    pub(super) links_changed: BTreeSet<u32>,
     /// The last round failed: time alone brings no other before then, by the monotonic clock.
     pub(super) patience: Option<Duration>,
     /// Link events were lost.

@@ -17,6 +17,7 @@ use super::{
     drops::Drops,
     interfaces::Interfaces,
     known::Known,
+    linkdown::HeldLinks,
     node::{CycleError, Node},
     records,
     shapers::Enforcer,
@@ -33,6 +34,7 @@ use crate::{
         clock,
         error::HostError,
         identity::{self, IdentityError},
+        linkdown::LinkDown,
         links::Links,
         netlink::NetlinkError,
         programs::{Attach, Hooks, Mode, ProgramOptions, Programs},
@@ -167,6 +169,7 @@ impl Node {
         interfaces.first_sight(links.dump().await?, &config, moment.monotonic);
 
         let enforcer = Enforcer::open(Shaping::open()?, &boot, netns, &remembered.notes).await?;
+        let held = HeldLinks::open(LinkDown::open()?, &boot, netns, &remembered.notes);
         let Remembered {
             slots,
             generations,
@@ -198,12 +201,14 @@ impl Node {
             programs,
             interfaces,
             enforcer,
+            links: held,
             known,
             audit: Audit::default(),
             drops: Drops::default(),
             attached: BTreeMap::new(),
             terms_changed: true,
             qdiscs_changed: BTreeSet::new(),
+            links_changed: BTreeSet::new(),
             patience: None,
             overrun: false,
             closing: BTreeSet::new(),

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{
-    EventFilter, LedgerError, Queued, Resolution, UsageRow, Verified, file, outbox, query, schema,
+    EventFilter, LedgerError, Queued, Resolution, UsageRow, Verified, file, outbox, query, remember, schema,
     verify,
 };
 use crate::engine::units::MachineId;
@@ -40,6 +40,14 @@ impl Reader {
         let connection = file::connect(&file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         schema::check(&connection, &file)?;
         Ok(Self { connection, file })
+    }
+
+    /// What `host` needs to undo what it did, by key.
+    ///
+    /// # Errors
+    /// Why it could not be read.
+    pub fn notes(&self) -> Result<Vec<(String, String)>, LedgerError> {
+        self.read("reading the host's notes", remember::notes)
     }
 
     /// A machine's history: rows that start in `[from, to)`, ordered, not overlapping, each

@@ -1,0 +1,589 @@
+//! The links of suspended machines: set down and held down, and given back as they were.
+//!
+//! The program drops a suspended machine's packets; beside that its interfaces are set down.
+//! What a link loses by that is noted in the ledger before, so that whoever comes after us
+//! can put it back: after a crash at any point there is a note for all that we may have
+//! done. Only a link that we set down is set up again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tracing::{error, info, warn};
+
+use super::{
+    enforce::{EnforceError, Which},
+    node::Node,
+    records,
+};
+use crate::{
+    engine::{Enforcement, units::MachineId},
+    host::{
+        clock,
+        linkdown::{Entry, LinkDown, Missing},
+        links::AdminState,
+    },
+    ledger::{BootId, EventRecord, HostNote, LedgerError, SlotRecord},
+};
+
+const PREFIX: &str = "link-down/";
+
+/// Somebody who sets a held link up again and again is answered so often, and at once only
+/// so many times in a row: two programs that fight must not take the node's time.
+const PACE: Duration = Duration::from_secs(1);
+const AT_ONCE: u32 = 3;
+
+/// How often what could not be put back is tried again before it is said: an address is
+/// checked for duplicates for a second or two before routes may come from it.
+const TRIES: u32 = 10;
+
+/// What is changed between a look and its note is looked at again, so often.
+const LOOKS: usize = 4;
+
+/// How long `detach` waits for what cannot be put back at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The links that we have set down, or may have.
+pub(crate) struct HeldLinks {
+    host: LinkDown,
+    prefix: String,
+    held: BTreeMap<u32, Held>,
+    /// Suspended machines' links that stay up, and why.
+    kept_up: BTreeMap<u32, String>,
+    /// Notes of earlier boots: what they were about is no more.
+    stale: Vec<String>,
+}
+
+struct Held {
+    note: Note,
+    /// Since we set it up, what was missing has been put back so often in vain.
+    tries: u32,
+    /// When the next answer to somebody who sets it up is due, by the monotonic clock.
+    due: Duration,
+    /// Somebody has set it up, and was answered just now.
+    waiting: bool,
+}
+
+/// What the ledger keeps of a link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    machine: MachineId,
+    name: String,
+    phase: Phase,
+    /// What is to be put back.
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Phase {
+    /// We set it down, or are about to.
+    Down,
+    /// It is the operator's again: whoever sets it down now means it.
+    Returning,
+}
+
+impl HeldLinks {
+    /// With the notes that an earlier run left.
+    pub(crate) fn open(
+        host: LinkDown,
+        boot: &BootId,
+        netns: u64,
+        notes: &[(String, String)],
+    ) -> Self {
+        let of_this_boot = boot_prefix(boot);
+        let prefix = format!("{of_this_boot}{netns}/");
+        let (mut held, mut stale) = (BTreeMap::new(), Vec::new());
+        for (key, value) in notes.iter().filter(|(key, _)| key.starts_with(PREFIX)) {
+            if !key.starts_with(&of_this_boot) {
+                stale.push(key.clone());
+            } else if let Some(ifindex) = key.strip_prefix(&prefix).and_then(|it| it.parse().ok()) {
+                held.insert(ifindex, Held::new(read(ifindex, value)));
+            }
+        }
+        Self {
+            host,
+            prefix,
+            held,
+            kept_up: BTreeMap::new(),
+            stale,
+        }
+    }
+
+    /// Whether we have set a link down, and nobody has taken it back.
+    fn holds(&self, ifindex: u32) -> bool {
+        let held = self.held.get(&ifindex);
+        held.is_some_and(|held| held.note.phase == Phase::Down)
+    }
+
+    fn key(&self, ifindex: u32) -> String {
+        format!("{}{ifindex}", self.prefix)
+    }
+}
+
+fn boot_prefix(boot: &BootId) -> String {
+    format!("{PREFIX}{}/", boot.0)
+}
+
+/// Whether notes tell of links that were set down in this boot.
+pub(super) fn tells_of_links(notes: &[(String, String)], boot: &BootId) -> bool {
+    let prefix = boot_prefix(boot);
+    notes.iter().any(|(key, _)| key.starts_with(&prefix))
+}
+
+fn read(ifindex: u32, value: &str) -> Note {
+    serde_json::from_str(value).unwrap_or_else(|error| {
+        warn!(
+            "the note of interface {ifindex}, which was set down, is unreadable ({error}): it will \
+             be set up, and its routes are yours to restore"
+        );
+        Note {
+            machine: MachineId::from(""),
+            name: format!("#{ifindex}"),
+            phase: Phase::Down,
+            entries: Vec::new(),
+        }
+    })
+}
+
+impl Held {
+    fn new(note: Note) -> Self {
+        Self {
+            note,
+            tries: 0,
+            due: Duration::ZERO,
+            waiting: false,
+        }
+    }
+
+    /// Whether somebody who set it up may be answered now.
+    fn answers(&mut self, now: Duration) -> bool {
+        self.waiting = now + PACE * (AT_ONCE - 1) < self.due;
+        if !self.waiting {
+            self.due = self.due.max(now) + PACE;
+        }
+        !self.waiting
+    }
+}
+
+impl Node {
+    /// Whether a machine's links are to be down.
+    fn takes_links_down(&self, machine: &MachineId) -> bool {
+        self.wanted(machine) == Enforcement::Suspend
+    }
+
+    /// Whether the link of an interface is to be down, whoever set it.
+    fn is_to_be_down(&self, ifindex: u32) -> bool {
+        let record = self.slots.of_interface(self.interfaces.id(ifindex));
+        record.is_some_and(|record| {
+            !self.closing.contains(&record.counter.slot) && self.takes_links_down(&record.machine)
+        })
+    }
+
+    /// Whether a link is what it should be, as far as we know without looking.
+    pub(super) fn link_stands(&self, ifindex: u32) -> bool {
+        if self.is_to_be_down(ifindex) {
+            !self.interfaces.is_up(ifindex) || self.links.kept_up.contains_key(&ifindex)
+        } else {
+            !self.links.holds(ifindex) && !self.links.kept_up.contains_key(&ifindex)
+        }
+    }
+
+    /// Sets the link of a suspended machine down where it is not.
+    pub(super) async fn hold_link(&mut self, record: &SlotRecord) -> Result<(), EnforceError> {
+        let ifindex = record.interface.ifindex;
+        if !self.takes_links_down(&record.machine) || !self.interfaces.is_up(ifindex) {
+            self.links.kept_up.remove(&ifindex);
+            return Ok(());
+        }
+        if self.links.host.state(ifindex).await? != Some(AdminState::Up) {
+            self.interfaces.was_set(ifindex, AdminState::Down);
+            return Ok(());
+        }
+        let held_before = self.links.holds(ifindex);
+        let now = clock::now().monotonic;
+        if held_before
+            && let Some(held) = self.links.held.get_mut(&ifindex)
+            && !held.answers(now)
+        {
+            return Ok(());
+        }
+        if let Some(why) = self.note_what_goes(record).await? {
+            self.keep_link_up(record, why);
+            return Ok(());
+        }
+        self.links.kept_up.remove(&ifindex);
+        self.links.host.set(ifindex, AdminState::Down).await?;
+        self.interfaces.was_set(ifindex, AdminState::Down);
+        if held_before {
+            self.tally.drift_repairs += 1;
+            if self.tally.say_once(format!("link {ifindex}")) {
+                self.say_of_link(record, "somebody set the link up: down again");
+            }
+        }
+        self.note_what_went(ifindex).await
+    }
+
+    /// Records all that the link is about to lose; or says why it must not.
+    async fn note_what_goes(
+        &mut self,
+        record: &SlotRecord,
+    ) -> Result<Option<String>, EnforceError> {
+        let ifindex = record.interface.ifindex;
+        for _ in 0..LOOKS {
+            if let Some(vlan) = self.interfaces.vlan_on(ifindex) {
+                return Ok(Some(format!("{vlan} is on it and would lose what it has")));
+            }
+            let found = self.links.host.at_risk(ifindex).await?;
+            if !found.obstacles.is_empty() {
+                return Ok(Some(found.obstacles.join("; ")));
+            }
+            let before = self.links.held.get(&ifindex).map(|held| &held.note);
+            let mut entries = before.map_or_else(Vec::new, |note| note.entries.clone());
+            let known: BTreeSet<&Entry> = before.iter().flat_map(|note| &note.entries).collect();
+            entries.extend(found.entries.into_iter().filter(|it| !known.contains(it)));
+            let note = Note {
+                machine: record.machine.clone(),
+                name: record.name.clone(),
+                phase: Phase::Down,
+                entries,
+            };
+            if before == Some(&note) {
+                return Ok(None);
+            }
+            let mut events = Vec::new();
+            if !self.links.holds(ifindex) {
+                let detail = format!("link down{}", to_be_put_back(&note.entries));
+                events.push(self.link_event(&note, &detail));
+            }
+            self.record_link(ifindex, Some(note), events)?;
+        }
+        // It changes faster than it can be written down. What is missed is little.
+        Ok(None)
+    }
+
+    /// What is still there is not ours to put back: whoever removes it meanwhile means it.
+    async fn note_what_went(&mut self, ifindex: u32) -> Result<(), EnforceError> {
+        let left = self.links.host.at_risk(ifindex).await?.entries;
+        let Some(held) = self.links.held.get(&ifindex) else {
+            return Ok(());
+        };
+        let mut note = held.note.clone();
+        note.entries.retain(|entry| !left.contains(entry));
+        if note != held.note {
+            self.record_link(ifindex, Some(note), Vec::new())?;
+        }
+        Ok(())
+    }
+
+    fn keep_link_up(&mut self, record: &SlotRecord, why: String) {
+        let ifindex = record.interface.ifindex;
+        if let Some(held) = self.links.held.get_mut(&ifindex) {
+            // Somebody set it up, and so it stays.
+            held.note.phase = Phase::Returning;
+        }
+        if self.links.kept_up.get(&ifindex) != Some(&why) {
+            let detail = format!(
+                "packets are dropped, the link stays up: it would lose what cannot be put back ({why})"
+            );
+            self.say_of_link(record, &detail);
+            self.links.kept_up.insert(ifindex, why);
+        }
+    }
+
+    /// Gives back the links that are not to be down any more.
+    pub(super) async fn release_links(&mut self, which: &Which) {
+        self.forget_earlier_boots();
+        let due: Vec<u32> = self
+            .links
+            .held
+            .iter()
+            .filter(|(ifindex, held)| match which {
+                Which::All => true,
+                Which::Changed => held.note.phase == Phase::Down,
+                Which::These(these) => these.contains(*ifindex),
+            })
+            .map(|(ifindex, _)| *ifindex)
+            .filter(|ifindex| !self.is_to_be_down(*ifindex))
+            .collect();
+        for ifindex in due {
+            if let Err(failure) = self.give_back(ifindex).await {
+                self.tally.enforcement_failures += 1;
+                if self.tally.say_once(format!("link back {ifindex}")) {
+                    error!(ifindex, "a link is not given back: {failure}");
+                }
+            }
+        }
+        let links = &self.links;
+        let ended = links.kept_up.keys().filter(|it| !self.is_to_be_down(**it));
+        for ifindex in ended.copied().collect::<Vec<_>>() {
+            self.links.kept_up.remove(&ifindex);
+        }
+    }
+
+    /// Sets a link up, if it was we who set it down, and puts back what it lost.
+    async fn give_back(&mut self, ifindex: u32) -> Result<(), EnforceError> {
+        let Some(held) = self.links.held.get(&ifindex) else {
+            return Ok(());
+        };
+        let mut note = held.note.clone();
+        let first = note.phase == Phase::Down;
+        let Some(mut state) = self.links.host.state(ifindex).await? else {
+            // Nothing of it goes to an interface that came in its place.
+            return self.link_is_done(ifindex, Vec::new());
+        };
+        if first && state == AdminState::Down {
+            self.links.host.set(ifindex, AdminState::Up).await?;
+            self.interfaces.was_set(ifindex, AdminState::Up);
+            state = AdminState::Up;
+        }
+        if let Some(held) = self.links.held.get_mut(&ifindex) {
+            // Whatever becomes of the ledger.
+            held.note.phase = Phase::Returning;
+            held.waiting = false;
+        }
+        if state == AdminState::Down {
+            // Somebody has set it down since: what it lost waits until they set it up.
+            return Ok(());
+        }
+        let missing = self
+            .links
+            .host
+            .put_back(ifindex, note.entries.clone())
+            .await?;
+        let back = note.entries.len() - missing.len();
+        note.phase = Phase::Returning;
+        note.entries = missing.iter().map(|it| it.entry.clone()).collect();
+        let mut events = Vec::new();
+        if first || back > 0 {
+            let detail = given_back(first, back, &note.entries);
+            events.push(self.link_event(&note, &detail));
+        }
+        if missing.is_empty() {
+            return self.link_is_done(ifindex, events);
+        }
+        if let Some(failed) = self.tried_in_vain(ifindex, &note, &missing) {
+            events.push(failed);
+        }
+        if first || !events.is_empty() {
+            self.record_link(ifindex, Some(note), events)?;
+        }
+        Ok(())
+    }
+
+    /// Counts a try, and says so when it was the last of those that may need time.
+    fn tried_in_vain(
+        &mut self,
+        ifindex: u32,
+        note: &Note,
+        missing: &[Missing],
+    ) -> Option<EventRecord> {
+        let held = self.links.held.get_mut(&ifindex)?;
+        held.tries = held.tries.saturating_add(1);
+        if held.tries != TRIES {
+            return None;
+        }
+        self.tally.enforcement_failures += 1;
+        let what: Vec<&str> = missing.iter().map(|it| it.why.as_str()).collect();
+        let detail = format!(
+            "not all that the link had is back: {}. It is tried again at each poll",
+            what.join("; ")
+        );
+        let name = self.name_of(ifindex, note);
+        error!(interface = name, machine = %note.machine, "{detail}");
+        let now = self.now();
+        let failed = records::enforcement_failed(now, &note.machine, &name, &detail);
+        Some(failed)
+    }
+
+    /// Whether something about links is due before the next poll.
+    pub(crate) fn has_links_to_mend(&self) -> bool {
+        let due = |held: &Held| {
+            held.waiting || held.note.phase == Phase::Returning && held.tries < TRIES
+        };
+        self.links.held.values().any(due)
+    }
+
+    /// Does it.
+    pub(crate) async fn mend_links(&mut self) {
+        let all = self.links.held.keys().copied().collect();
+        self.apply_to(Which::These(all)).await;
+    }
+
+    /// The links that `detach` would set up.
+    pub(super) fn held_links(&self) -> Vec<String> {
+        self.links
+            .held
+            .iter()
+            .filter(|(_, held)| held.note.phase == Phase::Down)
+            .map(|(ifindex, held)| format!("the hold on {}", self.name_of(*ifindex, &held.note)))
+            .collect()
+    }
+
+    /// Gives back every link, for `detach`; returns what could not be put back.
+    pub(super) async fn release_every_link(&mut self) -> Vec<String> {
+        let until = clock::now().monotonic + PATIENCE;
+        loop {
+            let held: Vec<u32> = self.links.held.keys().copied().collect();
+            let mut up = false;
+            for ifindex in held {
+                if let Err(failure) = self.give_back(ifindex).await {
+                    warn!(ifindex, "a link is not given back: {failure}");
+                }
+                up |= self.interfaces.is_up(ifindex);
+            }
+            if self.links.held.is_empty() || !up || clock::now().monotonic > until {
+                break;
+            }
+            tokio::time::sleep(PACE / 10).await;
+        }
+        let left = self.links.held.iter().flat_map(|(ifindex, held)| {
+            let name = self.name_of(*ifindex, &held.note);
+            let entries = held.note.entries.iter();
+            entries.map(move |entry| format!("NOT put back on {name}: the {entry}"))
+        });
+        left.collect()
+    }
+
+    /// What stands on the links of a machine, in a sentence each.
+    pub(super) fn link_sentences(&self, machine: &MachineId) -> Vec<String> {
+        let records = self.slots.iter().filter(|record| {
+            record.machine == *machine && !self.closing.contains(&record.counter.slot)
+        });
+        records
+            .filter_map(|record| {
+                let ifindex = record.interface.ifindex;
+                let said = match self.links.held.get(&ifindex) {
+                    _ if !self.is_to_be_down(ifindex) => {
+                        let missing = self.links.held.get(&ifindex)?.note.entries.as_slice();
+                        format!("link up, not put back yet: {}", listed(missing))
+                    }
+                    _ if self.interfaces.is_up(ifindex) => {
+                        let why = self.links.kept_up.get(&ifindex).map_or("not down yet", |it| it);
+                        format!("packets are dropped, the link stays up: {why}")
+                    }
+                    Some(held) if held.note.phase == Phase::Down => "link down".to_owned(),
+                    _ => "link down, and not by meterd: it will stay down".to_owned(),
+                };
+                Some(format!("{}: {said}", record.name))
+            })
+            .collect()
+    }
+
+    fn link_is_done(
+        &mut self,
+        ifindex: u32,
+        events: Vec<EventRecord>,
+    ) -> Result<(), EnforceError> {
+        self.record_link(ifindex, None, events)?;
+        self.tally.say_again(&format!("link {ifindex}"));
+        self.tally.say_again(&format!("link back {ifindex}"));
+        Ok(())
+    }
+
+    fn forget_earlier_boots(&mut self) {
+        if self.links.stale.is_empty() {
+            return;
+        }
+        let now = self.now();
+        let mut batch = self.batch(now, &self.engine, &[]);
+        batch.notes = self
+            .links
+            .stale
+            .iter()
+            .map(|key| HostNote {
+                key: key.clone(),
+                value: None,
+            })
+            .collect();
+        let engine = self.engine.clone();
+        // Said where the ledger is written; tried again with the next poll.
+        if self.commit(&batch, engine).is_ok() {
+            self.links.stale.clear();
+        }
+    }
+
+    /// The note of a link into the ledger, and then, if it got there, into our memory.
+    fn record_link(
+        &mut self,
+        ifindex: u32,
+        note: Option<Note>,
+        events: Vec<EventRecord>,
+    ) -> Result<(), LedgerError> {
+        let now = self.now();
+        let mut batch = self.batch(now, &self.engine, &[]);
+        batch.notes.push(HostNote {
+            key: self.links.key(ifindex),
+            value: note.as_ref().map(|note| {
+                // Names, numbers and bytes as text: there is nothing in it that could fail.
+                serde_json::to_string(note).unwrap_or_default()
+            }),
+        });
+        batch.events.extend(events);
+        let engine = self.engine.clone();
+        self.commit(&batch, engine)?;
+        match note {
+            None => {
+                self.links.held.remove(&ifindex);
+            }
+            Some(note) => match self.links.held.get_mut(&ifindex) {
+                Some(held) => held.note = note,
+                None => {
+                    self.links.held.insert(ifindex, Held::new(note));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn say_of_link(&mut self, record: &SlotRecord, detail: &str) {
+        info!(interface = record.name, machine = %record.machine, "{detail}");
+        let now = self.now();
+        let event = records::enforced(now, &record.machine, &record.name, detail);
+        self.pending.push(event);
+    }
+
+    fn link_event(&mut self, note: &Note, detail: &str) -> EventRecord {
+        info!(interface = note.name, machine = %note.machine, "{detail}");
+        let now = self.now();
+        records::enforced(now, &note.machine, &note.name, detail)
+    }
+
+    /// It may have been renamed meanwhile.
+    fn name_of(&self, ifindex: u32, note: &Note) -> String {
+        let link = self.interfaces.link(ifindex);
+        link.map_or_else(|| note.name.clone(), |link| link.name.clone())
+    }
+}
+
+fn to_be_put_back(entries: &[Entry]) -> String {
+    match entries.len() {
+        0 => String::new(),
+        1 => format!("; 1 thing that it loses is recorded: {}", listed(entries)),
+        many => format!("; {many} things that it loses are recorded: {}", listed(entries)),
+    }
+}
+
+fn given_back(first: bool, back: usize, missing: &[Entry]) -> String {
+    let mut said = vec![if first { "link up again" } else { "more of what the link had" }.to_owned()];
+    if back > 0 {
+        said.push(format!("{back} of what it had put back"));
+    }
+    if !missing.is_empty() {
+        said.push(format!("not yet: {}", listed(missing)));
+    }
+    said.join("; ")
+}
+
+/// The first few by name: there may be thousands.
+fn listed(entries: &[Entry]) -> String {
+    const FEW: usize = 8;
+    let named: Vec<String> = entries.iter().take(FEW).map(ToString::to_string).collect();
+    let more = match entries.len().saturating_sub(FEW) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    named.join(", ") + &more
+}

@@ -1,0 +1,445 @@
+//! What an interface has and loses: read from the kernel's messages into a form that is the
+//! same each time it is read, and that the kernel takes back as it is.
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::netlink::{attribute, attributes, u32_at, written};
+
+/// Something of an interface, as the message that makes it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Entry {
+    pub(super) kind: Kind,
+    /// Header and attributes, without what changes by itself (times, carrier, offload).
+    #[serde(with = "crate::host::hex")]
+    pub(super) body: Vec<u8>,
+}
+
+/// Of which table. In the order in which they are put back: a neighbour or a route may need
+/// an address, a route a neighbour's entry to be of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Kind {
+    Address,
+    Neighbour,
+    Forwarding,
+    Route,
+}
+
+impl Kind {
+    /// `RTM_NEW…`.
+    pub(super) const fn message(self) -> u16 {
+        match self {
+            Self::Address => libc::RTM_NEWADDR,
+            Self::Neighbour | Self::Forwarding => libc::RTM_NEWNEIGH,
+            Self::Route => libc::RTM_NEWROUTE,
+        }
+    }
+
+    /// What stands before the attributes: `struct ifaddrmsg`, `ndmsg`, `rtmsg`.
+    pub(super) const fn header(self) -> usize {
+        match self {
+            Self::Address => 8,
+            Self::Neighbour | Self::Forwarding | Self::Route => 12,
+        }
+    }
+}
+
+/// What a message of the kernel is to us.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Another interface's, or what the kernel or the network makes anew by itself.
+    Passing,
+    /// To be put back.
+    Kept(Entry),
+    /// It would be lost: why it cannot be put back as it is.
+    Obstacle(Entry, &'static str),
+}
+
+const UNKNOWN: &str = "it has a property that this version does not know";
+
+/// An IPv6 address. (IPv4 addresses outlive the link.)
+pub(super) fn address(body: &[u8], ifindex: u32) -> Seen {
+    const IFA_ADDRESS: u16 = 1;
+    const IFA_LOCAL: u16 = 2;
+    const IFA_CACHEINFO: u16 = 6;
+    const IFA_FLAGS: u16 = 8;
+    const IFA_RT_PRIORITY: u16 = 9;
+    const IFA_PROTO: u16 = 11;
+    const IFA_F_TEMPORARY: u32 = 0x01;
+    /// NODAD, OPTIMISTIC, HOMEADDRESS, MANAGETEMPADDR, NOPREFIXROUTE, MCAUTOJOIN: those that
+    /// `inet6_rtm_newaddr` takes. The others are states.
+    const SETTABLE: u32 = 0x02 | 0x04 | 0x10 | 0x100 | 0x200 | 0x400;
+    /// IFAPROT_KERNEL_LO, _RA, _LL: loopback's, learnt from a router, link-local.
+    const MADE_BY_THE_KERNEL: [u8; 3] = [1, 2, 3];
+    const FOR_EVER: u32 = u32::MAX;
+
+    let header = Kind::Address.header();
+    if u32_at(body, 4) != Some(ifindex) || body.first() != Some(&AF_INET6) {
+        return Seen::Passing;
+    }
+    let all = &body[header..];
+    let flags = attribute(all, IFA_FLAGS).and_then(|value| u32_at(value, 0));
+    let flags = flags.unwrap_or(u32::from(body[2]));
+    let protocol = attribute(all, IFA_PROTO).and_then(<[u8]>::first);
+    if flags & IFA_F_TEMPORARY != 0 || protocol.is_some_and(|it| MADE_BY_THE_KERNEL.contains(it)) {
+        return Seen::Passing;
+    }
+    let lifetime = |at| {
+        let times = attribute(all, IFA_CACHEINFO)?;
+        u32_at(times, at)
+    };
+    let (preferred, valid) = (lifetime(0).unwrap_or(FOR_EVER), lifetime(4).unwrap_or(FOR_EVER));
+    let settable = flags & SETTABLE;
+    let mut start = body[..header].to_vec();
+    // The attribute has all of them, this has room for eight.
+    start[2] = settable.to_ne_bytes()[if cfg!(target_endian = "little") { 0 } else { 3 }];
+    let times = [preferred, valid, 0, 0];
+    let kept = attributes(all)
+        .filter(|(number, _)| ![IFA_CACHEINFO, IFA_FLAGS].contains(number))
+        .map(|(number, value)| (number, value.to_vec()))
+        .chain([
+            (IFA_FLAGS, settable.to_ne_bytes().to_vec()),
+            (
+                IFA_CACHEINFO,
+                times.iter().flat_map(|time| time.to_ne_bytes()).collect(),
+            ),
+        ]);
+    let entry = entry(Kind::Address, &start, kept);
+    let known = [
+        IFA_ADDRESS,
+        IFA_LOCAL,
+        IFA_CACHEINFO,
+        IFA_FLAGS,
+        IFA_RT_PRIORITY,
+        IFA_PROTO,
+    ];
+    if valid != FOR_EVER || ![0, FOR_EVER].contains(&preferred) {
+        Seen::Obstacle(entry, "its lifetime runs out")
+    } else {
+        known_or_not(entry, all, &known)
+    }
+}
+
+pub(super) const NTF_PROXY: u8 = 0x08;
+const NUD_NOARP: u16 = 0x40;
+const NUD_PERMANENT: u16 = 0x80;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NDA_CACHEINFO: u16 = 3;
+const NDA_PROBES: u16 = 4;
+const NDA_VLAN: u16 = 5;
+const NDA_MASTER: u16 = 9;
+const NDA_PROTOCOL: u16 = 12;
+const NDA_FDB_EXT_ATTRS: u16 = 14;
+const NDA_FLAGS_EXT: u16 = 15;
+
+/// A neighbour that somebody entered, or an address that is answered for.
+pub(super) fn neighbour(body: &[u8], ifindex: u32) -> Seen {
+    const NTF_EXT_LEARNED: u8 = 0x10;
+    const NTF_EXT_MANAGED: u32 = 1;
+
+    if u32_at(body, 4) != Some(ifindex) || body.first() == Some(&AF_BRIDGE) {
+        return Seen::Passing;
+    }
+    let all = &body[Kind::Neighbour.header()..];
+    let (state, flags) = (neighbour_state(body), body[10]);
+    let entry = neighbour_entry(Kind::Neighbour, body, all);
+    let more = attribute(all, NDA_FLAGS_EXT).and_then(|value| u32_at(value, 0));
+    if more.unwrap_or(0) & NTF_EXT_MANAGED != 0 {
+        return Seen::Obstacle(entry, "the kernel keeps it fresh by itself");
+    }
+    let entered = flags & NTF_PROXY != 0
+        || state & NUD_PERMANENT != 0
+        // The kernel's own entries of this state are those of groups.
+        || state & NUD_NOARP != 0 && !is_group(attribute(all, NDA_LLADDR));
+    if !entered {
+        return if flags & NTF_EXT_LEARNED != 0 {
+            Seen::Obstacle(entry, "another program keeps it up to date")
+        } else {
+            Seen::Passing
+        };
+    }
+    let known = [
+        NDA_DST,
+        NDA_LLADDR,
+        NDA_CACHEINFO,
+        NDA_PROBES,
+        NDA_PROTOCOL,
+        NDA_FLAGS_EXT,
+    ];
+    known_or_not(entry, all, &known)
+}
+
+/// A static entry of a bridge for its port, or of the interface's own filter.
+pub(super) fn forwarding(body: &[u8], ifindex: u32) -> Seen {
+    if u32_at(body, 4) != Some(ifindex) || body.first() != Some(&AF_BRIDGE) {
+        return Seen::Passing;
+    }
+    let all = &body[Kind::Forwarding.header()..];
+    let is_static = neighbour_state(body) & (NUD_NOARP | NUD_PERMANENT) != 0;
+    if !is_static || is_group(attribute(all, NDA_LLADDR)) {
+        return Seen::Passing;
+    }
+    let known = [
+        NDA_LLADDR,
+        NDA_CACHEINFO,
+        NDA_VLAN,
+        NDA_MASTER,
+        NDA_PROTOCOL,
+        NDA_FLAGS_EXT,
+        NDA_FDB_EXT_ATTRS,
+    ];
+    known_or_not(neighbour_entry(Kind::Forwarding, body, all), all, &known)
+}
+
+fn neighbour_state(body: &[u8]) -> u16 {
+    u16::from_ne_bytes([body[8], body[9]])
+}
+
+fn neighbour_entry(kind: Kind, body: &[u8], all: &[u8]) -> Entry {
+    const NTF_OFFLOADED: u8 = 0x20;
+    let mut start = body[..kind.header()].to_vec();
+    start[10] &= !NTF_OFFLOADED;
+    // ndm_type: what kind of address it is, which the kernel finds out by itself.
+    start[11] = 0;
+    let passing = [NDA_CACHEINFO, NDA_PROBES, NDA_FDB_EXT_ATTRS];
+    let kept = attributes(all)
+        .filter(|(number, _)| !passing.contains(number))
+        .map(|(number, value)| (number, value.to_vec()));
+    entry(kind, &start, kept)
+}
+
+/// Broadcast and multicast addresses.
+fn is_group(address: Option<&[u8]>) -> bool {
+    address
+        .and_then(<[u8]>::first)
+        .is_none_or(|first| first & 1 == 1)
+}
+
+const RTA_DST: u16 = 1;
+const RTA_SRC: u16 = 2;
+const RTA_OIF: u16 = 4;
+pub(super) const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
+const RTA_METRICS: u16 = 8;
+pub(super) const RTA_MULTIPATH: u16 = 9;
+const RTA_FLOW: u16 = 11;
+const RTA_CACHEINFO: u16 = 12;
+const RTA_TABLE: u16 = 15;
+pub(super) const RTA_VIA: u16 = 18;
+const RTA_PREF: u16 = 20;
+const RTA_ENCAP: u16 = 22;
+const RTA_PAD: u16 = 24;
+const RTA_NH_ID: u16 = 30;
+
+/// RTNH_F_PERVASIVE and RTNH_F_ONLINK: what somebody sets. The others are states.
+const SET_ON_A_NEXT_HOP: u32 = 0x02 | 0x04;
+
+/// A route through the interface that somebody entered.
+pub(super) fn route(body: &[u8], ifindex: u32) -> Seen {
+    const RTM_F_CLONED: u32 = 0x200;
+    /// RTPROT_REDIRECT, _KERNEL, _RA: learnt from a router, or following an address.
+    const BY_ITSELF: [u8; 3] = [1, 2, 9];
+
+    let header = Kind::Route.header();
+    let all = &body[header..];
+    let flags = u32_at(body, 8).unwrap_or(0);
+    let hops = attribute(all, RTA_MULTIPATH);
+    let through = attribute(all, RTA_OIF).and_then(|value| u32_at(value, 0)) == Some(ifindex)
+        || hops.is_some_and(|hops| next_hops(hops).any(|hop| hop.ifindex == ifindex));
+    if !through || flags & RTM_F_CLONED != 0 || BY_ITSELF.contains(&body[5]) {
+        return Seen::Passing;
+    }
+    let mut start = body[..header].to_vec();
+    start[8..12].copy_from_slice(&(flags & SET_ON_A_NEXT_HOP).to_ne_bytes());
+    let kept = attributes(all)
+        .filter(|(number, _)| ![RTA_CACHEINFO, RTA_PAD].contains(number))
+        .map(|(number, value)| match number {
+            RTA_MULTIPATH => (number, settled(value)),
+            _ => (number, value.to_vec()),
+        });
+    let entry = entry(Kind::Route, &start, kept);
+    let strange_hop = |hops| {
+        next_hops(hops).any(|hop| {
+            attributes(hop.attributes)
+                .any(|(number, _)| ![RTA_GATEWAY, RTA_FLOW, RTA_VIA].contains(&number))
+        })
+    };
+    let expires = attribute(all, RTA_CACHEINFO).and_then(|value| u32_at(value, 8));
+    if attribute(all, RTA_NH_ID).is_some() {
+        Seen::Obstacle(entry, "it uses a nexthop object")
+    } else if attribute(all, RTA_ENCAP).is_some() {
+        Seen::Obstacle(entry, "it wraps packets into others")
+    } else if expires.unwrap_or(0) != 0 {
+        Seen::Obstacle(entry, "it expires by itself")
+    } else if hops.is_some_and(strange_hop) {
+        Seen::Obstacle(entry, UNKNOWN)
+    } else {
+        known_or_not(entry, all, &KNOWN_OF_ROUTES)
+    }
+}
+
+const KNOWN_OF_ROUTES: [u16; 14] = [
+    RTA_DST,
+    RTA_SRC,
+    RTA_OIF,
+    RTA_GATEWAY,
+    RTA_PRIORITY,
+    RTA_PREFSRC,
+    RTA_METRICS,
+    RTA_MULTIPATH,
+    RTA_FLOW,
+    RTA_CACHEINFO,
+    RTA_TABLE,
+    RTA_VIA,
+    RTA_PREF,
+    RTA_PAD,
+];
+
+/// One way of a route that has several: `struct rtnexthop` and attributes.
+pub(super) struct NextHop<'a> {
+    start: &'a [u8],
+    pub(super) ifindex: u32,
+    pub(super) attributes: &'a [u8],
+}
+
+pub(super) fn next_hops(mut bytes: &[u8]) -> impl Iterator<Item = NextHop<'_>> {
+    const START: usize = 8;
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+        let (start, attributes) = bytes.get(..length)?.split_at_checked(START)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(NextHop {
+            start,
+            ifindex: u32_at(start, 4)?,
+            attributes,
+        })
+    })
+}
+
+/// The same next hops, whatever state each is in.
+fn settled(hops: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(hops.len());
+    for hop in next_hops(hops) {
+        let mut start = hop.start.to_vec();
+        start[2] &= SET_ON_A_NEXT_HOP.to_le_bytes()[0];
+        bytes.extend(start);
+        bytes.extend(hop.attributes);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    bytes
+}
+
+fn entry(kind: Kind, start: &[u8], kept: impl Iterator<Item = (u16, Vec<u8>)>) -> Entry {
+    let mut body = start.to_vec();
+    body.extend(written(kept));
+    Entry { kind, body }
+}
+
+fn known_or_not(entry: Entry, all: &[u8], known: &[u16]) -> Seen {
+    match attributes(all).all(|(number, _)| known.contains(&number)) {
+        true => Seen::Kept(entry),
+        false => Seen::Obstacle(entry, UNKNOWN),
+    }
+}
+
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_BRIDGE: u8 = 7;
+pub(super) const AF_INET6: u8 = 10;
+
+impl Entry {
+    pub(super) fn attributes(&self) -> &[u8] {
+        self.body.get(self.kind.header()..).unwrap_or_default()
+    }
+
+    fn value(&self, number: u16) -> Option<&[u8]> {
+        attribute(self.attributes(), number)
+    }
+
+    fn number(&self, number: u16) -> u32 {
+        let value = self.value(number).and_then(|value| u32_at(value, 0));
+        value.unwrap_or_default()
+    }
+
+    /// What there can be only one of.
+    pub(super) fn place(&self) -> Vec<u8> {
+        // Family, prefixes and type of service of a route; of others the family is enough.
+        let start = match self.kind {
+            Kind::Route => 4,
+            _ => 1,
+        };
+        let numbers: &[u16] = match self.kind {
+            Kind::Address => &[2, 1],
+            Kind::Neighbour => &[NDA_DST],
+            Kind::Forwarding => &[NDA_LLADDR, NDA_VLAN],
+            Kind::Route => &[RTA_DST, RTA_SRC, RTA_PRIORITY, RTA_TABLE],
+        };
+        let mut place = self.body.get(..start).unwrap_or_default().to_vec();
+        for number in numbers {
+            let value = self.value(*number).unwrap_or_default();
+            place.push(u8::try_from(value.len()).unwrap_or(u8::MAX));
+            place.extend(value);
+        }
+        place
+    }
+
+    /// Whether it goes by way of somebody who must be reachable first.
+    pub(super) fn has_gateway(&self) -> bool {
+        self.kind == Kind::Route
+            && [RTA_GATEWAY, RTA_VIA, RTA_MULTIPATH]
+                .iter()
+                .any(|number| self.value(*number).is_some())
+    }
+}
+
+impl std::fmt::Display for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let family = self.body.first().copied().unwrap_or_default();
+        let ip = |number| self.value(number).map(ip).unwrap_or_default();
+        let prefix = self.body.get(1).copied().unwrap_or_default();
+        match self.kind {
+            Kind::Address => {
+                let own = self.value(2).or(self.value(1)).map(self::ip);
+                write!(f, "address {}/{prefix}", own.unwrap_or_default())
+            }
+            Kind::Neighbour if self.body.get(10).is_some_and(|it| it & NTF_PROXY != 0) => {
+                write!(f, "proxy entry {}", ip(NDA_DST))
+            }
+            Kind::Neighbour => write!(f, "neighbour {}", ip(NDA_DST)),
+            Kind::Forwarding => {
+                let mac = self.value(NDA_LLADDR).unwrap_or_default();
+                let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+                write!(f, "forwarding entry {}", mac.join(":"))
+            }
+            Kind::Route => {
+                match (self.value(RTA_DST), family) {
+                    (Some(to), _) => write!(f, "route {}/{prefix}", self::ip(to))?,
+                    (None, AF_INET6) => f.write_str("route ::/0")?,
+                    (None, _) => f.write_str("route 0.0.0.0/0")?,
+                }
+                if self.value(RTA_GATEWAY).is_some() {
+                    write!(f, " via {}", ip(RTA_GATEWAY))?;
+                }
+                if let Some(hops) = self.value(RTA_MULTIPATH) {
+                    write!(f, " by {} ways", next_hops(hops).count())?;
+                }
+                write!(f, " table {}", self.number(RTA_TABLE))?;
+                match self.number(RTA_PRIORITY) {
+                    0 => Ok(()),
+                    metric => write!(f, " metric {metric}"),
+                }
+            }
+        }
+    }
+}
+
+fn ip(bytes: &[u8]) -> String {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        std::net::Ipv4Addr::from(four).to_string()
+    } else if let Ok(sixteen) = <[u8; 16]>::try_from(bytes) {
+        std::net::Ipv6Addr::from(sixteen).to_string()
+    } else {
+        "?".to_owned()
+    }
+}
