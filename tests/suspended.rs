@@ -3,15 +3,18 @@
 #![expect(clippy::print_stdout, reason = "a test shows what it measured")]
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
 use meter_tests::{
-    Failure, Result, inspect,
+    Context, Failure, Result, inspect,
     links::{self, End, Mac},
     meterd::{End as Stop, Meterd, sample},
-    packet,
+    packet::Ends,
     routing::{self, Picture, Route, Terms, Way},
     sandbox::{Namespace, Sandbox},
     scene::until_metered,
@@ -19,6 +22,7 @@ use meter_tests::{
     topology::{BRIDGE, Node, Party, Port},
     wait::{self, Seen},
 };
+use rustix::mount::MountFlags;
 
 const SOON: Duration = Duration::from_secs(10);
 const PORT: u16 = 9750;
@@ -74,8 +78,8 @@ fn by(interface: &str, via: IpAddr) -> Way<'_> {
 /// Everything that a routed set-up may have put on an interface: each kind of thing that a
 /// link loses, in several tables, and by several ways, one of them another interface's.
 fn furnish(tap: &str) -> Result<()> {
-    std::fs::write(format!("/proc/sys/net/ipv6/conf/{tap}/disable_ipv6"), "0")
-        .map_err(|error| Failure::new(error.to_string()))?;
+    fs::write(format!("/proc/sys/net/ipv6/conf/{tap}/disable_ipv6"), "0")
+        .could_not(|| format!("switch IPv6 of {tap} on"))?;
     let nodad = Terms {
         flags: 2,
         ..Terms::default()
@@ -250,15 +254,25 @@ fn scene(sandbox: &Sandbox) -> Result<(Party, Picture, Meterd<'_>)> {
     Ok((guest, picture, daemon(sandbox)?))
 }
 
+/// A frame of the guest's.
+fn frame(guest: &Party, to: Mac) -> Vec<u8> {
+    let ends = Ends {
+        macs: (guest.mac, to),
+        ips: (guest.v4, Ipv4Addr::new(10, 77, 0, 1)),
+    };
+    ends.udp(&[], 9, &[0; 1400])
+}
+
 fn use_up(guest: &Party) -> Result<()> {
-    let frame = packet::udp(guest.mac, Mac([2, 0, 0, 0, 0, 1]), 1400);
-    guest.inject(&frame, 800)
+    guest.inject(&frame(guest, Mac([2, 0, 0, 0, 0, 1])), 800)
 }
 
 fn details(meterd: &Meterd<'_>, event: &str) -> Result<Vec<String>> {
     let events = meterd.events(MACHINE)?;
     let of = events.iter().filter(|it| it["event"] == event);
-    Ok(of.filter_map(|it| it["detail"].as_str().map(str::to_owned)).collect())
+    Ok(of
+        .filter_map(|it| it["detail"].as_str().map(str::to_owned))
+        .collect())
 }
 
 #[test]
@@ -327,7 +341,10 @@ fn detaching_gives_the_link_back_with_the_daemon_running_stopped_or_dead() -> Re
             }
             assert!(!meterd.text(&["detach"])?.contains("hold on"));
             assert_eq!(routing::picture(TAP)?, before);
-            assert_eq!(inspect::pins(&meterd.pins())?, Vec::<std::path::PathBuf>::new());
+            assert_eq!(
+                inspect::pins(&meterd.pins())?,
+                Vec::<std::path::PathBuf>::new()
+            );
             // The suspension itself is in the ledger, and so is carried out again.
             meterd.start()?;
             until_down(TAP)?;
@@ -353,7 +370,8 @@ fn a_kill_at_any_point_of_a_suspension_or_a_release_loses_nothing_of_the_link() 
                 _ => ("lift", "normal"),
             };
             let mut asked = meterd.command(&[command, MACHINE])?;
-            let mut asked = asked.spawn().map_err(|error| Failure::new(error.to_string()))?;
+            let asked = asked.stdout(Stdio::null()).stderr(Stdio::null());
+            let mut asked = asked.spawn().could_not(|| "run meterd")?;
             std::thread::sleep(Duration::from_millis(3) + delay);
             meterd.stop(Stop::Killed)?;
             drop(asked.wait());
@@ -386,8 +404,7 @@ fn a_link_that_somebody_sets_up_is_down_again_at_once_and_without_a_fight() -> R
         assert!(waited < Duration::from_secs(2), "{waited:?}");
         let repairs = || -> Result<f64> {
             let metrics = meterd.metrics(PORT)?;
-            sample(&metrics, "meterd_drift_repairs_total", &[])
-                .ok_or_else(|| Failure::new(metrics))
+            sample(&metrics, "meterd_drift_repairs_total", &[]).ok_or_else(|| Failure::new(metrics))
         };
         let one = repairs()?;
         assert!(one >= 1.0, "{one}");
@@ -408,7 +425,8 @@ fn a_link_that_somebody_sets_up_is_down_again_at_once_and_without_a_fight() -> R
         assert_eq!(fights, 1, "{said:?}");
 
         // What somebody adds meanwhile is not lost either.
-        let added = Route::host(far4(200), &[out(TAP)]);
+        let direct = [out(TAP)];
+        let added = Route::host(far4(200), &direct);
         links::up(TAP)?;
         added.add()?;
         until_down(TAP)?;
@@ -425,7 +443,7 @@ fn a_link_that_somebody_sets_up_is_down_again_at_once_and_without_a_fight() -> R
 #[test]
 fn an_interface_made_anew_or_renamed_is_held_and_gets_nothing_of_the_old_one() -> Result<()> {
     Sandbox::run(|sandbox| {
-        let (_guest, before, meterd) = scene(sandbox)?;
+        let (guest, before, meterd) = scene(sandbox)?;
         meterd.text(&["suspend", MACHINE])?;
         until_down(TAP)?;
         links::rename(TAP, "tap201i7")?;
@@ -437,9 +455,11 @@ fn an_interface_made_anew_or_renamed_is_held_and_gets_nothing_of_the_old_one() -
         meterd.text(&["suspend", MACHINE])?;
         until_down("tap201i7")?;
         links::delete("tap201i7")?;
-        links::delete(OTHER)?;
-        let _guest = routed()?;
+        let end = |name| End { name, mac: None };
+        links::veth(end(TAP), end("eth0"), &guest.namespace)?;
+        links::silence(TAP)?;
         let fresh = routing::picture(TAP)?;
+        links::up(TAP)?;
         until_metered(TAP)?;
         until_down(TAP)?;
         meterd.text(&["lift", MACHINE])?;
@@ -472,21 +492,35 @@ fn what_cannot_be_put_back_is_said_and_tried_until_it_can() -> Result<()> {
         meterd.text(&["suspend", MACHINE])?;
         until_down(TAP)?;
         // Somebody leads one of the destinations elsewhere, in the same table and metric.
+        let elsewhere = [out(OTHER)];
         let foreign = Route {
             metric: 50,
-            ..Route::host(far4(5), &[out(OTHER)])
+            ..Route::host(far4(5), &elsewhere)
         };
         foreign.add()?;
         meterd.text(&["lift", MACHINE])?;
         wait_for("the failure to be said", || {
             let said = details(&meterd, "enforcement-failed")?;
-            Ok(said.iter().any(|it| it.contains("203.0.113.5/32") && it.contains("metric 50")))
+            Ok(said
+                .iter()
+                .any(|it| it.contains("203.0.113.5/32") && it.contains("metric 50")))
         })?;
         let now = routing::picture(TAP)?;
-        assert_eq!(now["routes 4"].len() + 1, before["routes 4"].len(), "only that one lacks");
-        assert_eq!(routing::picture(OTHER)?["routes 4"].len(), 5, "theirs stays");
+        assert_eq!(
+            now["routes 4"].len() + 1,
+            before["routes 4"].len(),
+            "only that one lacks"
+        );
+        assert_eq!(
+            routing::picture(OTHER)?["routes 4"].len(),
+            5,
+            "theirs stays"
+        );
         let explained = meterd.text(&["explain", MACHINE])?;
-        assert!(explained.contains("not put back yet: route 203.0.113.5/32"), "{explained}");
+        assert!(
+            explained.contains("not put back yet: route 203.0.113.5/32"),
+            "{explained}"
+        );
         foreign.remove()?;
         wait_for_picture(TAP, &before)?;
         Ok(())
@@ -497,9 +531,10 @@ fn what_cannot_be_put_back_is_said_and_tried_until_it_can() -> Result<()> {
 fn a_link_with_something_that_could_not_be_put_back_stays_up_and_nothing_passes() -> Result<()> {
     Sandbox::run(|sandbox| {
         let (guest, before, meterd) = scene(sandbox)?;
+        let direct = [out(TAP)];
         let expiring = Route {
             expires: 600,
-            ..Route::host(v6(0xf, 0x77), &[out(TAP)])
+            ..Route::host(v6(0xf, 0x77), &direct)
         };
         routing::nexthop(5, TAP, v4(9))?;
         expiring.add()?;
@@ -545,7 +580,10 @@ fn a_bridge_port_and_a_plain_tap_come_back_as_they_were_and_let_nothing_through(
         links::neighbour(plain.name(), v4(9), Mac([2, 0, 0, 0, 0, 9]))?;
         Route::host(far4(5), &[out(plain.name())]).add()?;
         let names = [TAP, plain.name(), port.name()].map(str::to_owned);
-        let before: Vec<Picture> = names.iter().map(|it| routing::picture(it)).collect::<Result<_>>()?;
+        let before: Vec<Picture> = names
+            .iter()
+            .map(|it| routing::picture(it))
+            .collect::<Result<_>>()?;
         let meterd = daemon(sandbox)?;
         meterd.text(&["set", MACHINE, "allowance=1 TB"])?;
         meterd.text(&["suspend", MACHINE])?;
@@ -553,7 +591,7 @@ fn a_bridge_port_and_a_plain_tap_come_back_as_they_were_and_let_nothing_through(
             until_down(name)?;
         }
         let mut capture = meter_tests::capture::Capture::on(&node.world.namespace, "wan0")?;
-        let frame = packet::udp(guest.party.mac, node.world.mac, 200);
+        let frame = frame(&guest.party, node.world.mac);
         for _ in 0..20 {
             links::up(TAP)?;
             // It drops what comes while the link is down by itself.
@@ -563,7 +601,7 @@ fn a_bridge_port_and_a_plain_tap_come_back_as_they_were_and_let_nothing_through(
         }
         plain.send(&frame).ok();
         let passed = capture.settled(guest.party.mac)?;
-        assert_eq!(passed.sent.packets, 0, "{passed:?}");
+        assert_eq!(passed.sent.frames, 0, "{passed:?}");
         until_down(TAP)?;
         meterd.text(&["lift", MACHINE])?;
         for (name, before) in names.iter().zip(&before) {
@@ -571,7 +609,55 @@ fn a_bridge_port_and_a_plain_tap_come_back_as_they_were_and_let_nothing_through(
         }
         links::until_operating(TAP)?;
         guest.party.inject(&frame, 3)?;
-        assert_eq!(capture.settled(guest.party.mac)?.sent.packets, 3);
+        assert_eq!(capture.settled(guest.party.mac)?.sent.frames, 3);
         Ok(())
     })
+}
+
+#[test]
+fn what_cannot_be_noted_is_not_taken_down_until_it_can() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let _guest = routed()?;
+        furnish(TAP)?;
+        let before = routing::picture(TAP)?;
+        let mut meterd = Meterd::new(sandbox, CONFIG)?;
+        meterd.write("plans/small.toml", PLAN)?;
+        // A disk of its own for the ledger.
+        let state = meterd.directory().join("state");
+        fs::create_dir(&state).could_not(|| "make the state directory")?;
+        let size = c"size=4m";
+        rustix::mount::mount("tmpfs", &state, "tmpfs", MountFlags::empty(), size)
+            .could_not(|| "mount a small tmpfs")?;
+        meterd.start()?;
+        meterd.text(&["suspend", MACHINE])?;
+        until_down(TAP)?;
+        let filler = state.join("filler");
+        fill(&filler);
+        let added = Route::host(far4(200), &[out(TAP)]).add();
+        assert!(added.is_err(), "it is down");
+        links::up(TAP)?;
+        Route::host(far4(200), &[out(TAP)]).add()?;
+        std::thread::sleep(Duration::from_millis(2500));
+        assert!(!is_down(TAP)?, "the route would be lost: {}", meterd.log());
+        fs::remove_file(&filler).could_not(|| "make room")?;
+        until_down(TAP)?;
+        meterd.text(&["lift", MACHINE])?;
+        wait_for("the route", || {
+            Ok(routing::picture(TAP)?["routes 4"].len() == before["routes 4"].len() + 1)
+        })?;
+        Route::host(far4(200), &[out(TAP)]).remove()?;
+        wait_for_picture(TAP, &before)?;
+        meterd.stop(Stop::Asked)?;
+        Ok(())
+    })
+}
+
+/// To the last byte.
+fn fill(path: &Path) {
+    use std::io::Write;
+    let Ok(mut file) = fs::File::create(path) else {
+        return;
+    };
+    while file.write_all(&[0; 4096]).is_ok() {}
+    while file.write_all(&[0]).is_ok() {}
 }

@@ -104,7 +104,20 @@ impl<'a> Route<'a> {
         let (family, bytes) = octets(to);
         let direct = self.ways.iter().all(|way| way.via.is_none()) && family == AF_INET;
         let scope = if direct { SCOPE_LINK } else { 0 };
-        let header = [family, prefix, 0, 0, 0, self.protocol, scope, UNICAST, 0, 0, 0, 0];
+        let header = [
+            family,
+            prefix,
+            0,
+            0,
+            0,
+            self.protocol,
+            scope,
+            UNICAST,
+            0,
+            0,
+            0,
+            0,
+        ];
         let mut message = Message::new(kind, flags)
             .bytes(&header)
             .attribute(RTA_DST, &bytes)
@@ -246,6 +259,8 @@ pub type Picture = BTreeMap<&'static str, Vec<String>>;
 
 /// Takes it.
 pub fn picture(name: &str) -> Result<Picture> {
+    /// Follows the interface's name.
+    const IFA_LABEL: u16 = 3;
     const IFA_CACHEINFO: u16 = 6;
     const NDA_CACHEINFO: u16 = 3;
     const NDA_PROBES: u16 = 4;
@@ -263,7 +278,10 @@ pub fn picture(name: &str) -> Result<Picture> {
         header[0] = family;
         let routes = list(RTM_GETROUTE, header)?;
         let ours = routes.iter().filter(|body| through(body, index));
-        picture.insert(table, ours.map(|body| line(body, 12, &[RTA_CACHEINFO])).collect());
+        picture.insert(
+            table,
+            ours.map(|body| line(body, 12, &[RTA_CACHEINFO])).collect(),
+        );
     }
     for (table, family) in [("addresses 4", AF_INET), ("addresses 6", AF_INET6)] {
         let mut header = vec![0; 8];
@@ -272,7 +290,11 @@ pub fn picture(name: &str) -> Result<Picture> {
         let ours = addresses.iter().filter(|body| number(body, 4) == index);
         let lines = ours.map(|body| {
             let times = Attributes(&body[8..]).get(IFA_CACHEINFO).unwrap_or(&[0; 8]);
-            format!("{} {:?}", line(body, 8, &[IFA_CACHEINFO]), &times[..8])
+            format!(
+                "{} {:?}",
+                line(body, 8, &[IFA_LABEL, IFA_CACHEINFO]),
+                &times[..8]
+            )
         });
         picture.insert(table, lines.collect());
     }
@@ -286,7 +308,9 @@ pub fn picture(name: &str) -> Result<Picture> {
         let all = list(RTM_GETNEIGH, neighbour(family, 0, 0, flags))?;
         let entered = |body: &&Vec<u8>| {
             let state = u16::from_ne_bytes([body[8], body[9]]);
-            let group = Attributes(&body[12..]).get(2).is_some_and(|mac| mac[0] & 1 == 1);
+            let group = Attributes(&body[12..])
+                .get(2)
+                .is_some_and(|mac| mac[0] & 1 == 1);
             number(body, 4) == index && (flags != 0 || state & STATIC != 0 && !group)
         };
         let ours = all.iter().filter(entered);

@@ -35,15 +35,12 @@ const PREFIX: &str = "link-down/";
 const PACE: Duration = Duration::from_secs(1);
 const AT_ONCE: u32 = 3;
 
-/// How often what could not be put back is tried again before it is said: an address is
+/// How long what could not be put back is tried again before it is said: an address is
 /// checked for duplicates for a second or two before routes may come from it.
-const TRIES: u32 = 10;
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What is changed between a look and its note is looked at again, so often.
 const LOOKS: usize = 4;
-
-/// How long `detach` waits for what cannot be put back at once.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The links that we have set down, or may have.
 pub(crate) struct HeldLinks {
@@ -58,8 +55,10 @@ pub(crate) struct HeldLinks {
 
 struct Held {
     note: Note,
-    /// Since we set it up, what was missing has been put back so often in vain.
-    tries: u32,
+    /// Since when something of it could not be put back, by the monotonic clock.
+    lacking: Option<Duration>,
+    /// That has been said.
+    said: bool,
     /// When the next answer to somebody who sets it up is due, by the monotonic clock.
     due: Duration,
     /// Somebody has set it up, and was answered just now.
@@ -152,7 +151,8 @@ impl Held {
     fn new(note: Note) -> Self {
         Self {
             note,
-            tries: 0,
+            lacking: None,
+            said: false,
             due: Duration::ZERO,
             waiting: false,
         }
@@ -256,7 +256,7 @@ impl Node {
             let mut events = Vec::new();
             if !self.links.holds(ifindex) {
                 let detail = format!("link down{}", to_be_put_back(&note.entries));
-                events.push(self.link_event(&note, &detail));
+                events.push(self.link_event(ifindex, &note, &detail));
             }
             self.record_link(ifindex, Some(note), events)?;
         }
@@ -359,32 +359,27 @@ impl Node {
         let mut events = Vec::new();
         if first || back > 0 {
             let detail = given_back(first, back, &note.entries);
-            events.push(self.link_event(&note, &detail));
+            events.push(self.link_event(ifindex, &note, &detail));
         }
         if missing.is_empty() {
             return self.link_is_done(ifindex, events);
         }
-        if let Some(failed) = self.tried_in_vain(ifindex, &note, &missing) {
-            events.push(failed);
-        }
+        events.extend(self.lacking(ifindex, &note, &missing));
         if first || !events.is_empty() {
             self.record_link(ifindex, Some(note), events)?;
         }
         Ok(())
     }
 
-    /// Counts a try, and says so when it was the last of those that may need time.
-    fn tried_in_vain(
-        &mut self,
-        ifindex: u32,
-        note: &Note,
-        missing: &[Missing],
-    ) -> Option<EventRecord> {
+    /// Says once what is still missing when it has had time enough.
+    fn lacking(&mut self, ifindex: u32, note: &Note, missing: &[Missing]) -> Option<EventRecord> {
+        let now = clock::now().monotonic;
         let held = self.links.held.get_mut(&ifindex)?;
-        held.tries = held.tries.saturating_add(1);
-        if held.tries != TRIES {
+        let since = *held.lacking.get_or_insert(now);
+        if held.said || now < since + GRACE {
             return None;
         }
+        held.said = true;
         self.tally.enforcement_failures += 1;
         let what: Vec<&str> = missing.iter().map(|it| it.why.as_str()).collect();
         let detail = format!(
@@ -394,15 +389,17 @@ impl Node {
         let name = self.name_of(ifindex, note);
         error!(interface = name, machine = %note.machine, "{detail}");
         let now = self.now();
-        let failed = records::enforcement_failed(now, &note.machine, &name, &detail);
-        Some(failed)
+        Some(records::enforcement_failed(
+            now,
+            &note.machine,
+            &name,
+            &detail,
+        ))
     }
 
     /// Whether something about links is due before the next poll.
     pub(crate) fn has_links_to_mend(&self) -> bool {
-        let due = |held: &Held| {
-            held.waiting || held.note.phase == Phase::Returning && held.tries < TRIES
-        };
+        let due = |held: &Held| held.waiting || held.note.phase == Phase::Returning && !held.said;
         self.links.held.values().any(due)
     }
 
@@ -424,7 +421,7 @@ impl Node {
 
     /// Gives back every link, for `detach`; returns what could not be put back.
     pub(super) async fn release_every_link(&mut self) -> Vec<String> {
-        let until = clock::now().monotonic + PATIENCE;
+        let until = clock::now().monotonic + GRACE;
         loop {
             let held: Vec<u32> = self.links.held.keys().copied().collect();
             let mut up = false;
@@ -461,7 +458,11 @@ impl Node {
                         format!("link up, not put back yet: {}", listed(missing))
                     }
                     _ if self.interfaces.is_up(ifindex) => {
-                        let why = self.links.kept_up.get(&ifindex).map_or("not down yet", |it| it);
+                        let why = self
+                            .links
+                            .kept_up
+                            .get(&ifindex)
+                            .map_or("not down yet", |it| it);
                         format!("packets are dropped, the link stays up: {why}")
                     }
                     Some(held) if held.note.phase == Phase::Down => "link down".to_owned(),
@@ -472,11 +473,7 @@ impl Node {
             .collect()
     }
 
-    fn link_is_done(
-        &mut self,
-        ifindex: u32,
-        events: Vec<EventRecord>,
-    ) -> Result<(), EnforceError> {
+    fn link_is_done(&mut self, ifindex: u32, events: Vec<EventRecord>) -> Result<(), EnforceError> {
         self.record_link(ifindex, None, events)?;
         self.tally.say_again(&format!("link {ifindex}"));
         self.tally.say_again(&format!("link back {ifindex}"));
@@ -545,10 +542,11 @@ impl Node {
         self.pending.push(event);
     }
 
-    fn link_event(&mut self, note: &Note, detail: &str) -> EventRecord {
-        info!(interface = note.name, machine = %note.machine, "{detail}");
+    fn link_event(&mut self, ifindex: u32, note: &Note, detail: &str) -> EventRecord {
+        let name = self.name_of(ifindex, note);
+        info!(interface = name, machine = %note.machine, "{detail}");
         let now = self.now();
-        records::enforced(now, &note.machine, &note.name, detail)
+        records::enforced(now, &note.machine, &name, detail)
     }
 
     /// It may have been renamed meanwhile.
@@ -561,15 +559,20 @@ impl Node {
 fn to_be_put_back(entries: &[Entry]) -> String {
     match entries.len() {
         0 => String::new(),
-        1 => format!("; 1 thing that it loses is recorded: {}", listed(entries)),
-        many => format!("; {many} things that it loses are recorded: {}", listed(entries)),
+        count => format!(
+            "; {count} of what it has is recorded, to be put back: {}",
+            listed(entries)
+        ),
     }
 }
 
 fn given_back(first: bool, back: usize, missing: &[Entry]) -> String {
-    let mut said = vec![if first { "link up again" } else { "more of what the link had" }.to_owned()];
+    let mut said = Vec::new();
+    if first {
+        said.push("link up again".to_owned());
+    }
     if back > 0 {
-        said.push(format!("{back} of what it had put back"));
+        said.push(format!("{back} of what it lost put back"));
     }
     if !missing.is_empty() {
         said.push(format!("not yet: {}", listed(missing)));

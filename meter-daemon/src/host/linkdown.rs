@@ -10,7 +10,7 @@
 //! | IPv4 routes of others, all tables | go | **stay away** |
 //! | routes by several ways | lose the way; go with the last | the way comes back; a gone one **stays away** |
 //! | nexthop objects, their membership in groups | go | **stay away** |
-//! | IPv6 link-local address of the kernel's own, what a router announced | go | come back |
+//! | the kernel's own IPv6 link-local address (the last of several), what a router announced | go | come back |
 //! | IPv6 addresses of others (unless `keep_addr_on_down`) and what follows from them | go | **stay away** |
 //! | IPv6 routes of others, all tables | go | **stay away** |
 //! | permanent neighbours, proxy entries (IPv4, IPv6) | go | **stay away** |
@@ -227,12 +227,22 @@ fn at_risk(wire: &mut Wire, ifindex: u32) -> Result<AtRisk, NetlinkError> {
         if list.kind == Kind::Address {
             // The newest stands first.
             entries.reverse();
+            leave_to_the_kernel(&mut entries);
         }
         found.entries.extend(entries);
     }
     found.obstacles.extend(nexthop_objects(wire, ifindex)?);
     found.entries.sort_by_key(order);
     Ok(found)
+}
+
+/// The kernel makes its link-local address again by itself; but it must stand where it stood
+/// among others, because the oldest speaks for the router (`__ipv6_get_lladdr`).
+fn leave_to_the_kernel(addresses: &mut Vec<Entry>) {
+    let others = |it: &Entry| it.is_link_local() && !it.is_the_kernels_link_local();
+    if !addresses.iter().any(others) {
+        addresses.retain(|it| !it.is_the_kernels_link_local());
+    }
 }
 
 /// Stable: within a kind, what the kernel lists first is put back first.

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{
-    EventFilter, LedgerError, Queued, Resolution, UsageRow, Verified, file, outbox, query, remember, schema,
-    verify,
+    EventFilter, LedgerError, Queued, Resolution, UsageRow, Verified, file, outbox, query,
+    remember, schema, verify,
 };
 use crate::engine::units::MachineId;
 

@@ -55,6 +55,8 @@ pub(super) enum Seen {
     Obstacle(Entry, &'static str),
 }
 
+const IFA_PROTO: u16 = 11;
+
 const UNKNOWN: &str = "it has a property that this version does not know";
 
 /// An IPv6 address. (IPv4 addresses outlive the link.)
@@ -64,13 +66,13 @@ pub(super) fn address(body: &[u8], ifindex: u32) -> Seen {
     const IFA_CACHEINFO: u16 = 6;
     const IFA_FLAGS: u16 = 8;
     const IFA_RT_PRIORITY: u16 = 9;
-    const IFA_PROTO: u16 = 11;
     const IFA_F_TEMPORARY: u32 = 0x01;
+    const IFA_F_STABLE_PRIVACY: u32 = 0x800;
     /// NODAD, OPTIMISTIC, HOMEADDRESS, MANAGETEMPADDR, NOPREFIXROUTE, MCAUTOJOIN: those that
     /// `inet6_rtm_newaddr` takes. The others are states.
     const SETTABLE: u32 = 0x02 | 0x04 | 0x10 | 0x100 | 0x200 | 0x400;
-    /// IFAPROT_KERNEL_LO, _RA, _LL: loopback's, learnt from a router, link-local.
-    const MADE_BY_THE_KERNEL: [u8; 3] = [1, 2, 3];
+    /// IFAPROT_KERNEL_LO, _RA: loopback's, learnt from a router.
+    const MADE_BY_THE_KERNEL: [u8; 2] = [1, 2];
     const FOR_EVER: u32 = u32::MAX;
 
     let header = Kind::Address.header();
@@ -81,14 +83,19 @@ pub(super) fn address(body: &[u8], ifindex: u32) -> Seen {
     let flags = attribute(all, IFA_FLAGS).and_then(|value| u32_at(value, 0));
     let flags = flags.unwrap_or(u32::from(body[2]));
     let protocol = attribute(all, IFA_PROTO).and_then(<[u8]>::first);
-    if flags & IFA_F_TEMPORARY != 0 || protocol.is_some_and(|it| MADE_BY_THE_KERNEL.contains(it)) {
+    if flags & (IFA_F_TEMPORARY | IFA_F_STABLE_PRIVACY) != 0
+        || protocol.is_some_and(|it| MADE_BY_THE_KERNEL.contains(it))
+    {
         return Seen::Passing;
     }
     let lifetime = |at| {
         let times = attribute(all, IFA_CACHEINFO)?;
         u32_at(times, at)
     };
-    let (preferred, valid) = (lifetime(0).unwrap_or(FOR_EVER), lifetime(4).unwrap_or(FOR_EVER));
+    let (preferred, valid) = (
+        lifetime(0).unwrap_or(FOR_EVER),
+        lifetime(4).unwrap_or(FOR_EVER),
+    );
     let settable = flags & SETTABLE;
     let mut start = body[..header].to_vec();
     // The attribute has all of them, this has room for eight.
@@ -360,6 +367,17 @@ impl Entry {
     fn number(&self, number: u16) -> u32 {
         let value = self.value(number).and_then(|value| u32_at(value, 0));
         value.unwrap_or_default()
+    }
+
+    /// The link-local address that the kernel makes once the link has a carrier.
+    pub(super) fn is_the_kernels_link_local(&self) -> bool {
+        const IFAPROT_KERNEL_LL: u8 = 3;
+        self.is_link_local() && self.value(IFA_PROTO) == Some(&[IFAPROT_KERNEL_LL])
+    }
+
+    pub(super) fn is_link_local(&self) -> bool {
+        const RT_SCOPE_LINK: u8 = 253;
+        self.kind == Kind::Address && self.body.get(3) == Some(&RT_SCOPE_LINK)
     }
 
     /// What there can be only one of.

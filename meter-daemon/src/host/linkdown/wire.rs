@@ -126,9 +126,7 @@ impl Wire {
                 let message = NetlinkMessage::<Raw>::deserialize(rest)
                     .map_err(|error| failed(io::Error::other(error)))?;
                 let length = message.header.length as usize;
-                rest = rest
-                    .get(length.next_multiple_of(4)..)
-                    .unwrap_or_default();
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
