@@ -301,7 +301,7 @@ impl Node {
             LinkChange::Present(link) => {
                 let ifindex = link.ifindex;
                 self.interfaces.present(link, &config, now);
-                if !self.link_stands(ifindex) {
+                if self.minds_link(ifindex) {
                     self.links_changed.insert(ifindex);
                 }
             }

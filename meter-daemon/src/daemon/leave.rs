@@ -50,7 +50,10 @@ pub fn detach(config_path: &Path, dry_run: bool) -> Result<Vec<String>, Failure>
             // The kernel's side can be left whatever became of the ledger.
             Err(failure) if dry_run => Err(failure),
             Err(failure) => {
-                warn!("leaving without a last reading: {failure}");
+                warn!(
+                    "leaving without a last reading: {failure}; nor is it known without the \
+                     ledger which links meterd has set down: see `ip link`"
+                );
                 leave_behind(&links, &pins, &runtime).await
             }
         }

@@ -191,6 +191,11 @@ impl Node {
         }
     }
 
+    /// Whether a change of a link is to be looked at.
+    pub(super) fn minds_link(&self, ifindex: u32) -> bool {
+        self.links.held.contains_key(&ifindex) || !self.link_stands(ifindex)
+    }
+
     /// Sets the link of a suspended machine down where it is not.
     pub(super) async fn hold_link(&mut self, record: &SlotRecord) -> Result<(), EnforceError> {
         let ifindex = record.interface.ifindex;
@@ -217,6 +222,9 @@ impl Node {
         self.links.kept_up.remove(&ifindex);
         self.links.host.set(ifindex, AdminState::Down).await?;
         self.interfaces.was_set(ifindex, AdminState::Down);
+        if let Some(held) = self.links.held.get_mut(&ifindex) {
+            (held.lacking, held.said) = (None, false);
+        }
         if held_before {
             self.tally.drift_repairs += 1;
             if self.tally.say_once(format!("link {ifindex}")) {
@@ -399,8 +407,10 @@ impl Node {
 
     /// Whether something about links is due before the next poll.
     pub(crate) fn has_links_to_mend(&self) -> bool {
-        let due = |held: &Held| held.waiting || held.note.phase == Phase::Returning && !held.said;
-        self.links.held.values().any(due)
+        self.links.held.iter().any(|(ifindex, held)| {
+            let lacks = held.note.phase == Phase::Returning && !held.said;
+            held.waiting || lacks && self.interfaces.is_up(*ifindex)
+        })
     }
 
     /// Does it.

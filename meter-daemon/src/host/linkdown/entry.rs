@@ -99,7 +99,7 @@ pub(super) fn address(body: &[u8], ifindex: u32) -> Seen {
     let settable = flags & SETTABLE;
     let mut start = body[..header].to_vec();
     // The attribute has all of them, this has room for eight.
-    start[2] = settable.to_ne_bytes()[if cfg!(target_endian = "little") { 0 } else { 3 }];
+    start[2] = settable.to_le_bytes()[0];
     let times = [preferred, valid, 0, 0];
     let kept = attributes(all)
         .filter(|(number, _)| ![IFA_CACHEINFO, IFA_FLAGS].contains(number))
@@ -241,7 +241,7 @@ const RTA_PAD: u16 = 24;
 const RTA_NH_ID: u16 = 30;
 
 /// RTNH_F_PERVASIVE and RTNH_F_ONLINK: what somebody sets. The others are states.
-const SET_ON_A_NEXT_HOP: u32 = 0x02 | 0x04;
+const SET_ON_A_NEXT_HOP: u8 = 0x02 | 0x04;
 
 /// A route through the interface that somebody entered.
 pub(super) fn route(body: &[u8], ifindex: u32) -> Seen {
@@ -259,7 +259,7 @@ pub(super) fn route(body: &[u8], ifindex: u32) -> Seen {
         return Seen::Passing;
     }
     let mut start = body[..header].to_vec();
-    start[8..12].copy_from_slice(&(flags & SET_ON_A_NEXT_HOP).to_ne_bytes());
+    start[8..12].copy_from_slice(&(flags & u32::from(SET_ON_A_NEXT_HOP)).to_ne_bytes());
     let kept = attributes(all)
         .filter(|(number, _)| ![RTA_CACHEINFO, RTA_PAD].contains(number))
         .map(|(number, value)| match number {
@@ -330,7 +330,7 @@ fn settled(hops: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(hops.len());
     for hop in next_hops(hops) {
         let mut start = hop.start.to_vec();
-        start[2] &= SET_ON_A_NEXT_HOP.to_le_bytes()[0];
+        start[2] &= SET_ON_A_NEXT_HOP;
         bytes.extend(start);
         bytes.extend(hop.attributes);
         bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -459,5 +459,154 @@ fn ip(bytes: &[u8]) -> String {
         std::net::Ipv6Addr::from(sixteen).to_string()
     } else {
         "?".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IFINDEX: u32 = 7;
+
+    fn message(header: &[u8], attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let owned = attributes.iter().map(|(n, value)| (*n, value.to_vec()));
+        [header, &written(owned)].concat()
+    }
+
+    fn obstacle(seen: &Seen) -> Option<&'static str> {
+        match seen {
+            Seen::Obstacle(_, why) => Some(why),
+            Seen::Kept(_) => None,
+            Seen::Passing => panic!("it is lost, and not looked at"),
+        }
+    }
+
+    /// A route to 203.0.113.5/32 of this protocol, with these properties beside.
+    fn a_route(protocol: u8, flags: u32, more: &[(u16, &[u8])]) -> Vec<u8> {
+        let header = [AF_INET, 32, 0, 0, 254, protocol, 0, 1];
+        let start = [&header[..], &flags.to_ne_bytes()].concat();
+        let all: Vec<(u16, &[u8])> = [(RTA_DST, &[203, 0, 113, 5][..])]
+            .into_iter()
+            .chain(more.iter().copied())
+            .collect();
+        message(&start, &all)
+    }
+
+    #[test]
+    fn a_route_that_could_not_be_put_back_as_it_is_is_an_obstacle() {
+        let out = IFINDEX.to_ne_bytes();
+        let expiring = [0, 0, 60, 0, 0, 0, 0, 0_u32].map(u32::to_ne_bytes).concat();
+        let rows: [(&[u8], u16, Option<&str>); 6] = [
+            (&[10, 0, 0, 1], RTA_GATEWAY, None),
+            (&expiring, RTA_CACHEINFO, Some("it expires by itself")),
+            (&[5, 0, 0, 0], RTA_NH_ID, Some("it uses a nexthop object")),
+            (&[0; 8], RTA_ENCAP, Some("it wraps packets into others")),
+            (&[0; 4], 999, Some(UNKNOWN)),
+            (
+                &[12, 0, 0, 0, 7, 0, 0, 0, 4, 0, 99, 0],
+                RTA_MULTIPATH,
+                Some(UNKNOWN),
+            ),
+        ];
+        for (value, number, why) in rows {
+            let route = route(&a_route(4, 0, &[(RTA_OIF, &out), (number, value)]), IFINDEX);
+            assert_eq!(obstacle(&route), why, "{number}");
+        }
+    }
+
+    #[test]
+    fn what_comes_back_by_itself_or_is_another_links_is_left_alone() {
+        let out = IFINDEX.to_ne_bytes();
+        for (protocol, flags, link) in [(2, 0, 7), (9, 0, 7), (3, 0x200, 7), (3, 0, 8)] {
+            let seen = route(&a_route(protocol, flags, &[(RTA_OIF, &out)]), link);
+            assert_eq!(seen, Seen::Passing, "{protocol} {flags} {link}");
+        }
+    }
+
+    /// RTNH_F_DEAD and RTNH_F_LINKDOWN come and go, RTNH_F_ONLINK was set by somebody.
+    #[test]
+    fn a_route_is_the_same_whatever_state_its_ways_are_in() {
+        let hop = |flags: u8| {
+            [
+                &[16, 0, flags, 2, 7, 0, 0, 0, 8, 0, 5, 0][..],
+                &[10, 0, 0, 9],
+            ]
+            .concat()
+        };
+        let several = |flags: u8| [hop(flags), hop(0x04)].concat();
+        let seen = |flags: u8| {
+            route(
+                &a_route(3, flags.into(), &[(RTA_MULTIPATH, &several(flags))]),
+                IFINDEX,
+            )
+        };
+        assert_eq!(seen(0x04), seen(0x04 | 0x01 | 0x10));
+        assert_ne!(seen(0x04), seen(0x00));
+        let Seen::Kept(entry) = seen(0x05) else {
+            panic!("{:?}", seen(0x05));
+        };
+        let said = "route 203.0.113.5/32 by 2 ways table 0";
+        assert_eq!(entry.to_string(), said);
+    }
+
+    #[test]
+    fn an_address_that_runs_out_cannot_be_put_back_and_one_that_was_announced_comes_again() {
+        let of = |flags: u8, times: [u32; 2], protocol: &[u8]| {
+            let header = [&[AF_INET6, 64, flags, 0][..], &IFINDEX.to_ne_bytes()].concat();
+            let times = [times[0], times[1], 8, 9].map(u32::to_ne_bytes).concat();
+            let mut all: Vec<(u16, &[u8])> = vec![(1, &[0xfd; 16]), (6, &times)];
+            all.extend((!protocol.is_empty()).then_some((IFA_PROTO, protocol)));
+            address(&message(&header, &all), IFINDEX)
+        };
+        const EVER: u32 = u32::MAX;
+        assert_eq!(obstacle(&of(0x82, [EVER, EVER], &[])), None);
+        assert_eq!(obstacle(&of(0x82, [0, EVER], &[])), None);
+        assert!(obstacle(&of(0x82, [60, EVER], &[])).is_some());
+        assert!(obstacle(&of(0x82, [60, 90], &[])).is_some());
+        assert_eq!(of(0x02, [60, 90], &[2]), Seen::Passing, "from a router");
+        assert_eq!(of(0x01, [60, 90], &[]), Seen::Passing, "temporary");
+        // Tentative, or found to be somebody else's, is a state.
+        assert_eq!(
+            of(0x82, [EVER, EVER], &[]),
+            of(0x82 | 0x48, [EVER, EVER], &[])
+        );
+    }
+
+    #[test]
+    fn of_neighbours_only_what_somebody_entered_is_kept() {
+        let of = |state: u16, flags: u8, mac: [u8; 6], more: u32| {
+            let state = state.to_ne_bytes();
+            let header = [
+                &[AF_INET, 0, 0, 0][..],
+                &IFINDEX.to_ne_bytes(),
+                &state,
+                &[flags, 1],
+            ];
+            let all: [(u16, &[u8]); 3] = [
+                (NDA_DST, &[10, 0, 0, 9]),
+                (NDA_LLADDR, &mac),
+                (NDA_FLAGS_EXT, &more.to_ne_bytes()),
+            ];
+            neighbour(&message(&header.concat(), &all), IFINDEX)
+        };
+        let (one, group) = ([2, 0, 0, 0, 0, 9], [1, 0, 0x5e, 0, 0, 1]);
+        for (state, flags, mac, kept) in [
+            (NUD_PERMANENT, 0, one, true),
+            (NUD_NOARP, 0, one, true),
+            (NUD_NOARP, 0, group, false),
+            (0x02, 0, one, false),
+            (0, NTF_PROXY, one, true),
+        ] {
+            let seen = of(state, flags, mac, 0);
+            assert_eq!(matches!(seen, Seen::Kept(_)), kept, "{state} {seen:?}");
+        }
+        assert!(
+            obstacle(&of(0x02, 0x10, one, 0)).is_some(),
+            "by another program"
+        );
+        assert!(
+            obstacle(&of(NUD_PERMANENT, 0, one, 1)).is_some(),
+            "kept fresh"
+        );
     }
 }
