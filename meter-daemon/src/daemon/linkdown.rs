@@ -5,14 +5,18 @@
 //! can put it back: after a crash at any point there is a note for all that we may have
 //! done. Only a link that we set down is set up again.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+mod notes;
+mod words;
 
-use serde::{Deserialize, Serialize};
+use std::{collections::BTreeSet, time::Duration};
+
 use tracing::{error, info, warn};
 
+pub(super) use self::notes::{HeldLinks, tells_of_links};
+use self::{
+    notes::{Note, Phase},
+    words::{given_back, to_be_put_back},
+};
 use super::{
     enforce::{EnforceError, Which},
     node::Node,
@@ -22,151 +26,21 @@ use crate::{
     engine::{Enforcement, units::MachineId},
     host::{
         clock,
-        linkdown::{Entry, LinkDown, Missing},
+        linkdown::{Entry, Missing},
         links::AdminState,
     },
-    ledger::{BootId, EventRecord, HostNote, LedgerError, SlotRecord},
+    ledger::{EventRecord, SlotRecord},
 };
-
-const PREFIX: &str = "link-down/";
-
-/// Somebody who sets a held link up again and again is answered so often, and at once only
-/// so many times in a row: two programs that fight must not take the node's time.
-const PACE: Duration = Duration::from_secs(1);
-const AT_ONCE: u32 = 3;
 
 /// How long what could not be put back is tried again before it is said: an address is
 /// checked for duplicates for a second or two before routes may come from it.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How often `detach` tries within that time.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// What is changed between a look and its note is looked at again, so often.
 const LOOKS: usize = 4;
-
-/// The links that we have set down, or may have.
-pub(crate) struct HeldLinks {
-    host: LinkDown,
-    prefix: String,
-    held: BTreeMap<u32, Held>,
-    /// Suspended machines' links that stay up, and why.
-    kept_up: BTreeMap<u32, String>,
-    /// Notes of earlier boots: what they were about is no more.
-    stale: Vec<String>,
-}
-
-struct Held {
-    note: Note,
-    /// Since when something of it could not be put back, by the monotonic clock.
-    lacking: Option<Duration>,
-    /// That has been said.
-    said: bool,
-    /// When the next answer to somebody who sets it up is due, by the monotonic clock.
-    due: Duration,
-    /// Somebody has set it up, and was answered just now.
-    waiting: bool,
-}
-
-/// What the ledger keeps of a link.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Note {
-    machine: MachineId,
-    name: String,
-    phase: Phase,
-    /// What is to be put back.
-    entries: Vec<Entry>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Phase {
-    /// We set it down, or are about to.
-    Down,
-    /// It is the operator's again: whoever sets it down now means it.
-    Returning,
-}
-
-impl HeldLinks {
-    /// With the notes that an earlier run left.
-    pub(crate) fn open(
-        host: LinkDown,
-        boot: &BootId,
-        netns: u64,
-        notes: &[(String, String)],
-    ) -> Self {
-        let of_this_boot = boot_prefix(boot);
-        let prefix = format!("{of_this_boot}{netns}/");
-        let (mut held, mut stale) = (BTreeMap::new(), Vec::new());
-        for (key, value) in notes.iter().filter(|(key, _)| key.starts_with(PREFIX)) {
-            if !key.starts_with(&of_this_boot) {
-                stale.push(key.clone());
-            } else if let Some(ifindex) = key.strip_prefix(&prefix).and_then(|it| it.parse().ok()) {
-                held.insert(ifindex, Held::new(read(ifindex, value)));
-            }
-        }
-        Self {
-            host,
-            prefix,
-            held,
-            kept_up: BTreeMap::new(),
-            stale,
-        }
-    }
-
-    /// Whether we have set a link down, and nobody has taken it back.
-    fn holds(&self, ifindex: u32) -> bool {
-        let held = self.held.get(&ifindex);
-        held.is_some_and(|held| held.note.phase == Phase::Down)
-    }
-
-    fn key(&self, ifindex: u32) -> String {
-        format!("{}{ifindex}", self.prefix)
-    }
-}
-
-fn boot_prefix(boot: &BootId) -> String {
-    format!("{PREFIX}{}/", boot.0)
-}
-
-/// Whether notes tell of links that were set down in this boot.
-pub(super) fn tells_of_links(notes: &[(String, String)], boot: &BootId) -> bool {
-    let prefix = boot_prefix(boot);
-    notes.iter().any(|(key, _)| key.starts_with(&prefix))
-}
-
-fn read(ifindex: u32, value: &str) -> Note {
-    serde_json::from_str(value).unwrap_or_else(|error| {
-        warn!(
-            "the note of interface {ifindex}, which was set down, is unreadable ({error}): it will \
-             be set up, and its routes are yours to restore"
-        );
-        Note {
-            machine: MachineId::from(""),
-            name: format!("#{ifindex}"),
-            phase: Phase::Down,
-            entries: Vec::new(),
-        }
-    })
-}
-
-impl Held {
-    fn new(note: Note) -> Self {
-        Self {
-            note,
-            lacking: None,
-            said: false,
-            due: Duration::ZERO,
-            waiting: false,
-        }
-    }
-
-    /// Whether somebody who set it up may be answered now.
-    fn answers(&mut self, now: Duration) -> bool {
-        self.waiting = now + PACE * (AT_ONCE - 1) < self.due;
-        if !self.waiting {
-            self.due = self.due.max(now) + PACE;
-        }
-        !self.waiting
-    }
-}
 
 impl Node {
     /// Whether a machine's links are to be down.
@@ -444,7 +318,7 @@ impl Node {
             if self.links.held.is_empty() || !up || clock::now().monotonic > until {
                 break;
             }
-            tokio::time::sleep(PACE / 10).await;
+            tokio::time::sleep(AGAIN).await;
         }
         let left = self.links.held.iter().flat_map(|(ifindex, held)| {
             let name = self.name_of(*ifindex, &held.note);
@@ -454,94 +328,10 @@ impl Node {
         left.collect()
     }
 
-    /// What stands on the links of a machine, in a sentence each.
-    pub(super) fn link_sentences(&self, machine: &MachineId) -> Vec<String> {
-        let records = self.slots.iter().filter(|record| {
-            record.machine == *machine && !self.closing.contains(&record.counter.slot)
-        });
-        records
-            .filter_map(|record| {
-                let ifindex = record.interface.ifindex;
-                let said = match self.links.held.get(&ifindex) {
-                    _ if !self.is_to_be_down(ifindex) => {
-                        let missing = self.links.held.get(&ifindex)?.note.entries.as_slice();
-                        format!("link up, not put back yet: {}", listed(missing))
-                    }
-                    _ if self.interfaces.is_up(ifindex) => {
-                        let why = self
-                            .links
-                            .kept_up
-                            .get(&ifindex)
-                            .map_or("not down yet", |it| it);
-                        format!("packets are dropped, the link stays up: {why}")
-                    }
-                    Some(held) if held.note.phase == Phase::Down => "link down".to_owned(),
-                    _ => "link down, and not by meterd: it will stay down".to_owned(),
-                };
-                Some(format!("{}: {said}", record.name))
-            })
-            .collect()
-    }
-
     fn link_is_done(&mut self, ifindex: u32, events: Vec<EventRecord>) -> Result<(), EnforceError> {
         self.record_link(ifindex, None, events)?;
         self.tally.say_again(&format!("link {ifindex}"));
         self.tally.say_again(&format!("link back {ifindex}"));
-        Ok(())
-    }
-
-    fn forget_earlier_boots(&mut self) {
-        if self.links.stale.is_empty() {
-            return;
-        }
-        let now = self.now();
-        let mut batch = self.batch(now, &self.engine, &[]);
-        batch.notes = self
-            .links
-            .stale
-            .iter()
-            .map(|key| HostNote {
-                key: key.clone(),
-                value: None,
-            })
-            .collect();
-        let engine = self.engine.clone();
-        // Said where the ledger is written; tried again with the next poll.
-        if self.commit(&batch, engine).is_ok() {
-            self.links.stale.clear();
-        }
-    }
-
-    /// The note of a link into the ledger, and then, if it got there, into our memory.
-    fn record_link(
-        &mut self,
-        ifindex: u32,
-        note: Option<Note>,
-        events: Vec<EventRecord>,
-    ) -> Result<(), LedgerError> {
-        let now = self.now();
-        let mut batch = self.batch(now, &self.engine, &[]);
-        batch.notes.push(HostNote {
-            key: self.links.key(ifindex),
-            value: note.as_ref().map(|note| {
-                // Names, numbers and bytes as text: there is nothing in it that could fail.
-                serde_json::to_string(note).unwrap_or_default()
-            }),
-        });
-        batch.events.extend(events);
-        let engine = self.engine.clone();
-        self.commit(&batch, engine)?;
-        match note {
-            None => {
-                self.links.held.remove(&ifindex);
-            }
-            Some(note) => match self.links.held.get_mut(&ifindex) {
-                Some(held) => held.note = note,
-                None => {
-                    self.links.held.insert(ifindex, Held::new(note));
-                }
-            },
-        }
         Ok(())
     }
 
@@ -558,45 +348,4 @@ impl Node {
         let now = self.now();
         records::enforced(now, &note.machine, &name, detail)
     }
-
-    /// It may have been renamed meanwhile.
-    fn name_of(&self, ifindex: u32, note: &Note) -> String {
-        let link = self.interfaces.link(ifindex);
-        link.map_or_else(|| note.name.clone(), |link| link.name.clone())
-    }
-}
-
-fn to_be_put_back(entries: &[Entry]) -> String {
-    match entries.len() {
-        0 => String::new(),
-        count => format!(
-            "; {count} of what it has is recorded, to be put back: {}",
-            listed(entries)
-        ),
-    }
-}
-
-fn given_back(first: bool, back: usize, missing: &[Entry]) -> String {
-    let mut said = Vec::new();
-    if first {
-        said.push("link up again".to_owned());
-    }
-    if back > 0 {
-        said.push(format!("{back} of what it lost put back"));
-    }
-    if !missing.is_empty() {
-        said.push(format!("not yet: {}", listed(missing)));
-    }
-    said.join("; ")
-}
-
-/// The first few by name: there may be thousands.
-fn listed(entries: &[Entry]) -> String {
-    const FEW: usize = 8;
-    let named: Vec<String> = entries.iter().take(FEW).map(ToString::to_string).collect();
-    let more = match entries.len().saturating_sub(FEW) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    named.join(", ") + &more
 }

@@ -25,6 +25,7 @@
 //! same: nobody promises that they stay.
 
 mod entry;
+mod seen;
 mod wire;
 
 use std::{
@@ -38,7 +39,8 @@ use rustix::io::Errno;
 
 pub use self::entry::Entry;
 use self::{
-    entry::{AF_BRIDGE, AF_INET, AF_INET6, Kind, NTF_PROXY, Seen},
+    entry::{AF_BRIDGE, AF_INET, AF_INET6, Kind, NTF_PROXY},
+    seen::Seen,
     wire::Wire,
 };
 use super::{
@@ -171,14 +173,14 @@ fn lists(ifindex: u32) -> Vec<List> {
         what: "routes",
         request: libc::RTM_GETROUTE,
         body: [vec![family], vec![0; 11], by(RTA_OIF)].concat(),
-        read: entry::route,
+        read: seen::route,
         kind: Kind::Route,
     };
     let neighbours = |family: u8, flags: u8| List {
         what: "neighbours",
         request: libc::RTM_GETNEIGH,
         body: [vec![family], vec![0; 9], vec![flags, 0], by(NDA_IFINDEX)].concat(),
-        read: entry::neighbour,
+        read: seen::neighbour,
         kind: Kind::Neighbour,
     };
     let addressed = |family: u8| [&[family, 0, 0, 0][..], &ifindex.to_ne_bytes()].concat();
@@ -187,7 +189,7 @@ fn lists(ifindex: u32) -> Vec<List> {
             what: "addresses",
             request: libc::RTM_GETADDR,
             body: addressed(AF_INET6),
-            read: entry::address,
+            read: seen::address,
             kind: Kind::Address,
         },
         neighbours(AF_INET, 0),
@@ -198,7 +200,7 @@ fn lists(ifindex: u32) -> Vec<List> {
             what: "forwarding entries",
             request: libc::RTM_GETNEIGH,
             body: [addressed(AF_BRIDGE), vec![0; 4]].concat(),
-            read: entry::forwarding,
+            read: seen::forwarding,
             kind: Kind::Forwarding,
         },
         routes(AF_INET),

@@ -3,7 +3,8 @@
 //! It finds what is and does what is asked; what should be is decided elsewhere. `programs`
 //! is the door to metering: it loads the kernel program, keeps it attached through pins
 //! that outlive the daemon, and reads the counters. `links` sees the interfaces, `shaping`
-//! throttles them, `linkdown` knows what they lose when they are set down, `clock` and `identity` say when and where we are.
+//! throttles them, `linkdown` knows what they lose when they are set down, `clock` and
+//! `identity` say when and where we are.
 
 pub mod clock;
 pub mod error;
