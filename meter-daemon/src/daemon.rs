@@ -1,14 +1,18 @@
 //! The loop: observe, step, record, apply. It joins the parts and decides nothing itself.
 
 mod answers;
+mod arm;
+mod attach;
 mod audit;
 mod discover;
 mod drops;
 mod enforce;
 mod figures;
+mod guests;
 mod interfaces;
 mod known;
 mod leave;
+mod limits;
 mod linkdown;
 mod node;
 mod open;
@@ -16,6 +20,7 @@ mod records;
 mod shapers;
 mod share;
 mod slots;
+mod survey;
 mod tally;
 mod time;
 
@@ -31,7 +36,12 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::{answers::Then, enforce::Which, node::Node};
-pub use self::{leave::detach, open::Failure};
+pub use self::{
+    attach::{Attached, Wanted, attach},
+    leave::detach,
+    open::Failure,
+    survey::{Surveyed, survey},
+};
 use crate::{
     api::{self, Call, access::Access},
     config::Config,
@@ -82,10 +92,11 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     // Subscribed before the first dump: no change falls in between.
     let mut links = Links::open()?;
-    let mut node = Node::open(config, &links).await?;
+    let mut node = Node::open_when_free(config, &links).await?;
     let (calls, mut asked) = mpsc::channel(CALLS);
     let doors = Doors::open(&node.config, &calls).await?;
     drop(calls);
+    let mut reached = node.limit_events()?;
     node.start(&links).await?;
     notify(&[sd_notify::NotifyState::Ready]);
     info!(
@@ -97,6 +108,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     let mut timers = Timers::new(&node);
     let outcome = loop {
         let deadline = node.until_deadline().map(|wait| Instant::now() + wait);
+        let hypervisors = node.until_hypervisors().map(|wait| Instant::now() + wait);
         // In no order: whatever comes all the time must not keep the others from their turn.
         tokio::select! {
             _ = signals.term.recv() => break Stop::Signal,
@@ -108,6 +120,11 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
             change = links.next() => {
                 node.see(change);
                 settle(&mut node, &mut links, SETTLE).await;
+            }
+            event = reached.next() => {
+                let mut events = vec![event.map_err(arm::listening)?];
+                events.extend(std::iter::from_fn(|| reached.try_next()));
+                node.reached(&events).await;
             }
             Some(call) = asked.recv() => {
                 // What happened before the question belongs into the answer.
@@ -121,6 +138,10 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
                 }
             }
             () = until(deadline) => node.tick(&links).await,
+            () = until(hypervisors) => {
+                node.ask_hypervisors();
+                node.act_on_links(&links).await;
+            }
             _ = timers.poll.tick() => node.tick(&links).await,
             _ = timers.share.tick(), if node.has_shares() => node.share().await,
             _ = timers.mend.tick(), if node.has_links_to_mend() => node.mend_links().await,
@@ -162,13 +183,6 @@ async fn settle(node: &mut Node, links: &mut Links, patience: Duration) {
 /// Says at start and reload what the files ask for and this version does not do: nobody
 /// should believe in it on the strength of a configuration that was accepted.
 fn warn_of_gaps(config: &Config) {
-    let in_plans = config.plans.values().any(|plan| !plan.exempt.is_empty());
-    if in_plans || !config.exempt.is_empty() {
-        warn!(
-            "`exempt` is not carried out by this version: traffic with these prefixes is metered, \
-             throttled and stopped like any other"
-        );
-    }
     if config.smtp.is_some() || !config.webhooks.is_empty() {
         warn!(
             "this version sends neither mail nor webhooks: notices are in this log and in \
@@ -377,6 +391,7 @@ impl Node {
         let now = crate::host::clock::now().monotonic;
         let config = std::sync::Arc::clone(&self.config);
         self.interfaces.replace(dump, &config, now);
+        self.ask_hypervisors();
         self.check_hooks()?;
         self.discover(links).await?;
         self.poll().await?;
@@ -444,7 +459,9 @@ impl Node {
         warn_of_gaps(&new);
         self.engine.settings = open::engine_settings(&new);
         self.config = std::sync::Arc::new(as_at_start(new, &self.config));
-        self.interfaces.claim_again(&self.config);
+        let clock = crate::host::clock::now().monotonic;
+        let config = std::sync::Arc::clone(&self.config);
+        self.interfaces.claim_again(&config, clock);
         self.terms_changed = true;
         self.pending.push(records::reloaded(now, changes));
         self.discover(links).await?;

@@ -28,6 +28,7 @@ const END: Duration = Duration::from_secs(20);
 pub struct Meterd<'a> {
     sandbox: &'a Sandbox,
     directory: PathBuf,
+    zones: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -77,6 +78,7 @@ impl<'a> Meterd<'a> {
         let meterd = Self {
             sandbox,
             directory,
+            zones: None,
             child: None,
         };
         meterd.configure(config)?;
@@ -103,6 +105,11 @@ impl<'a> Meterd<'a> {
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.directory.join(name);
         fs::write(&path, text).could_not(|| format!("write {}", path.display()))
+    }
+
+    /// It knows the time zones in that directory, and only them.
+    pub fn in_zones_of(&mut self, directory: &Path) {
+        self.zones = Some(directory.to_owned());
     }
 
     /// Its own directory: the configuration, and below it `state` and `run`.
@@ -145,6 +152,9 @@ impl<'a> Meterd<'a> {
             .env_remove("NOTIFY_SOCKET")
             .env("NO_COLOR", "1")
             .stdin(Stdio::null());
+        if let Some(zones) = &self.zones {
+            command.env("TZDIR", zones);
+        }
         sys::end_with_this_thread(&mut command);
         Ok(command)
     }

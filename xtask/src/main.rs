@@ -35,6 +35,9 @@ Usage: cargo xtask VERB [OPTIONS]
   ebpf                only the kernel object: <target>/bpf/meter-ebpf
   demo                two guests and a world in network namespaces, a plan, real traffic;
                       exit 0 only if every figure it checks holds. Needs root (asks sudo)
+  demo --plan NAME    what one of the shipped plans promises, played on real interfaces with
+                      small figures: invapi, edis, caasify, calendar-suspend, cdn-limit
+  demo --all          all five, in about two minutes
   test [--only user|root] [FILTER]
                       every test, or those whose name contains FILTER, in two parts:
                       what needs no privilege, as you; what makes namespaces, links and
@@ -103,7 +106,7 @@ fn run(arguments: &[&str]) -> Result<(), Failure> {
 enum Verb {
     Build(build::Profile),
     Ebpf,
-    Demo(Vec<String>),
+    Demo(demo::Selection),
     Test(test::Selection),
     TestKernel(test_kernel::Selection),
     Lint(lint::Deny),
@@ -116,7 +119,9 @@ impl Verb {
             ("build", []) => Ok(Self::Build(build::Profile::Dev)),
             ("build", ["--release"]) => Ok(Self::Build(build::Profile::Release)),
             ("ebpf", []) => Ok(Self::Ebpf),
-            ("demo", rest) => Ok(Self::Demo(rest.iter().map(ToString::to_string).collect())),
+            ("demo", rest) => demo::Selection::read(rest)
+                .map(Self::Demo)
+                .map_err(Failure::Usage),
             ("test", rest) => test::Selection::read(rest)
                 .map(Self::Test)
                 .map_err(Failure::Usage),
@@ -146,7 +151,7 @@ impl Verb {
                 println!("{}", object.display());
                 Ok(())
             }
-            Self::Demo(arguments) => demo::run(project, steps, arguments),
+            Self::Demo(selection) => demo::run(project, steps, selection),
             Self::Test(selection) => test::run(project, steps, selection),
             Self::TestKernel(selection) => test_kernel::run(project, steps, selection),
             Self::Lint(deny) => lint::run(project, steps, *deny),

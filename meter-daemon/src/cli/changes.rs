@@ -264,6 +264,10 @@ impl How {
         self.json
     }
 
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
     pub(super) const fn dry_run(&self) -> bool {
         self.dry_run
     }

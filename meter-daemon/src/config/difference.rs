@@ -283,6 +283,7 @@ fn zone(zone: &jiff::tz::TimeZone) -> String {
 fn interfaces(interfaces: &InterfaceMatch) -> String {
     match interfaces {
         InterfaceMatch::Names(names) => list_of(names),
+        InterfaceMatch::Guest(hypervisor, guest) => format!("{} {guest}", hypervisor.word()),
         InterfaceMatch::Macs(macs) => list_of(&macs.iter().map(|m| Mac(*m)).collect::<Vec<_>>()),
     }
 }

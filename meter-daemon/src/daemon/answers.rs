@@ -6,12 +6,13 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 
 use super::{
+    attach::Wanted,
     figures,
     node::{CycleError, Node, is_refusal},
 };
 use crate::{
     api::{Answer, Ask, Call, Problem},
-    config::Config,
+    config::{Config, Guest, Hypervisor},
     engine::{
         Effect,
         command::{Command, CommandAction},
@@ -102,6 +103,26 @@ impl Node {
                     then = Then::Stop;
                 }
                 outcome
+            }
+            Ask::Attach {
+                interface,
+                machine,
+                libvirt,
+                reason,
+                dry_run,
+            } => {
+                let wanted = Wanted {
+                    interface,
+                    machine,
+                    guest: libvirt.map(|(id, name)| Guest {
+                        hypervisor: Hypervisor::Libvirt,
+                        id,
+                        name,
+                    }),
+                    reason,
+                };
+                let attached = self.attach_asked(&wanted, links, dry_run).await;
+                attached.map(|attached| json!(attached))
             }
             Ask::Metrics => {
                 // A scrape sees the counters as they are now; if they cannot be recorded, it

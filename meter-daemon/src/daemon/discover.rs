@@ -62,7 +62,11 @@ impl Node {
         batch.events.extend(renamings);
         batch.highest = self.interfaces.highest_if_grown();
         batch.notes = self.known.news(&self.interfaces, &self.config);
-        let news = claims_changed || !batch.slots.is_empty() || batch.highest.is_some();
+        batch.notes.extend(self.interfaces.guests.news());
+        let news = claims_changed
+            || !batch.slots.is_empty()
+            || !batch.notes.is_empty()
+            || batch.highest.is_some();
         if news && let Err(failure) = self.commit(&batch, next) {
             self.interfaces.still_changed();
             return Err(failure.into());
@@ -79,7 +83,7 @@ impl Node {
         }
         if attached {
             // A throttled machine's new interface is throttled at once, not at the next poll.
-            self.apply().await;
+            self.arm_and_apply(Which::All).await;
         }
         Ok(())
     }
@@ -186,7 +190,7 @@ impl Node {
         !self.closing.is_empty()
     }
 
-    fn is_attached(&self, record: &SlotRecord) -> bool {
+    pub(super) fn is_attached(&self, record: &SlotRecord) -> bool {
         self.attached.get(&record.interface.ifindex) == Some(&record.counter.slot.0)
     }
 
@@ -212,9 +216,12 @@ impl Node {
                 ifindex: record.interface.ifindex,
                 slot: record.counter.slot.0,
                 generation: record.counter.generation.0,
-                machine: 0,
+                machine: self.entry_before_attach(record),
             })
             .collect();
+        // From the first packet, too, so far as it is known by now.
+        self.exempt();
+        self.arm();
         for (record, (_, outcome)) in records.iter().zip(self.programs.attach(&requests)) {
             self.note_attached(record, outcome);
         }
@@ -385,6 +392,7 @@ impl Node {
         }
         self.release_links(&Which::Changed).await;
         self.measure_last(&left).await?;
+        self.release_entries();
         for record in leaving {
             let ifindex = record.interface.ifindex;
             if left.contains(&record.counter.slot)
@@ -444,7 +452,9 @@ fn uncounted(
     before: &SlotReading,
     after: &SlotReading,
 ) -> [Bytes; 2] {
-    let dropped = Bytes(before.sent.dropped_capped) + Bytes(before.sent.dropped_suspended);
+    let dropped = Bytes(before.sent.dropped_capped)
+        + Bytes(before.sent.dropped_suspended)
+        + Bytes(before.sent.dropped_throttled);
     let received = Bytes(after.received.frame_bytes).saturating_sub(record.base.frames[0]);
     let sent = Bytes(before.sent.frame_bytes).saturating_sub(record.base.frames[1]);
     [

@@ -23,7 +23,7 @@ use crate::{
     host::{
         error::HostError,
         netlink::NetlinkError,
-        programs::{Mode, Shaper, Verdict},
+        programs::{Shaper, Verdict},
         shaping::{self, Change, Found, Root, RootAfter},
     },
     ledger::{HostNote, LedgerError, Shaped, Slot, SlotRecord},
@@ -40,14 +40,10 @@ pub(super) enum Which {
 }
 
 impl Node {
-    /// Makes every interface what the engine wants it to be. Failures are said once, counted,
-    /// and tried again with the next poll.
-    pub(crate) async fn apply(&mut self) {
-        self.apply_to(Which::All).await;
-    }
-
-    /// The same where a look is due. What stands is not looked at for every question, and at
-    /// every change of a single qdisc: a look takes a third of a millisecond.
+    /// Makes interfaces what the engine wants them to be, where a look is due: what stands is not
+    /// looked at for every question, and at every change of a single qdisc, as a look takes a
+    /// third of a millisecond. Failures are said once, counted, and tried again with the next
+    /// poll.
     pub(super) async fn apply_to(&mut self, which: Which) {
         let interfaces = self.interfaces_per_machine();
         let records: Vec<SlotRecord> = self
@@ -87,7 +83,11 @@ impl Node {
         self.release_links(&which).await;
     }
 
-    /// As far as we know without looking.
+    /// Whether what is wanted of an interface stands, as far as we know without looking.
+    pub(super) fn stands(&self, record: &SlotRecord) -> bool {
+        self.stands_as_wanted(record, &self.interfaces_per_machine())
+    }
+
     fn stands_as_wanted(&self, record: &SlotRecord, interfaces: &BTreeMap<MachineId, u64>) -> bool {
         let touched = self.enforcer.touched.get(&record.interface.ifindex);
         let stands = match self.rate(record, interfaces) {
@@ -240,12 +240,16 @@ impl Node {
             self.begin_figures(record, rate).await?;
         }
         let installed = self.enforcer.shaping.install(ifindex, rate).await?;
-        // What an IFB gives back skips the filters of `ingress` and `clsact`: by tcx it would
-        // be redirected before them, and an anti-spoofing rule there be of no use any more.
-        let passes_by = self.programs.mode() == Mode::Tcx && !found.ingress_filters.is_empty();
+        // What an IFB gives back skips filters and chains of the interface's ingress: an
+        // anti-spoofing rule there would be of no use any more.
+        let bypassed = found.bypassed_by(self.programs.mode());
         let shaper = Shaper {
             major: shaping::MAJOR,
-            ifb_ifindex: if passes_by { 0 } else { installed.ifb_ifindex },
+            ifb_ifindex: if bypassed.is_empty() {
+                installed.ifb_ifindex
+            } else {
+                0
+            },
         };
         self.programs
             .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?;
@@ -272,8 +276,8 @@ impl Node {
             };
             self.enforced(record, stands, &detail)?;
         }
-        if passes_by {
-            let filters = found.ingress_filters.join(", ");
+        if !bypassed.is_empty() {
+            let filters = bypassed.join(", ");
             return Err(EnforceError::PassesBy { filters });
         }
         Ok(())

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use tracing::{error, info, warn};
 
 use super::{
+    arm::Arms,
     audit::Audit,
     drops::Drops,
     enforce::Which,
@@ -43,7 +44,7 @@ use crate::{
         programs::{Programs, SlotReading},
     },
     ledger::{
-        Batch, CommandRecord, EventRecord, Ledger, LedgerError, Lock, Reader, Reading, Shaped,
+        Batch, CommandRecord, CounterId, EventRecord, Ledger, LedgerError, Lock, Reader, Reading,
         Slot, SlotRecord, cursor,
     },
 };
@@ -52,13 +53,16 @@ use crate::{
 pub(crate) struct Node {
     pub(super) config: Arc<Config>,
     pub(super) clock: EngineClock,
-    pub(super) ledger: Ledger,
+    /// Before the ledger, so that the ledger's is the last connection to close: a reader could
+    /// not empty the log, and a copy of the file alone would lack what is in it.
     pub(super) reader: Reader,
+    pub(super) ledger: Ledger,
     pub(super) engine: Engine,
     pub(super) programs: Programs,
     pub(super) interfaces: Interfaces,
     pub(super) enforcer: Enforcer,
     pub(super) links: HeldLinks,
+    pub(super) arms: Arms,
     pub(super) slots: Slots,
     pub(super) known: Known,
     pub(super) audit: Audit,
@@ -106,7 +110,7 @@ struct Observed {
     records: Vec<SlotRecord>,
     traffic: BTreeMap<MachineId, Traffic>,
     events: Vec<EventRecord>,
-    fell: u64,
+    fell: Vec<CounterId>,
 }
 
 impl Node {
@@ -117,14 +121,14 @@ impl Node {
         self.tally
             .polls
             .observe(clock::now().monotonic.saturating_sub(started));
-        self.apply().await;
+        self.arm_and_apply(Which::All).await;
         Ok(())
     }
 
     /// Reads the counters for somebody who asks.
     pub(crate) async fn freshen(&mut self) -> Result<(), CycleError> {
         self.measure().await?;
-        self.apply_to(Which::Changed).await;
+        self.arm_and_apply(Which::Changed).await;
         Ok(())
     }
 
@@ -154,7 +158,9 @@ impl Node {
         let mut batch = self.batch(now, &next, &effects);
         batch.commands.extend(finish(&effects));
         self.commit(&batch, next)?;
-        self.apply_to(Which::Changed).await;
+        // Another plan may have other prefixes.
+        self.exempt();
+        self.arm_and_apply(Which::Changed).await;
         Ok(effects)
     }
 
@@ -178,6 +184,7 @@ impl Node {
     /// The same, and slots that no program counts in any more are free from now on.
     pub(super) async fn measure_last(&mut self, left: &BTreeSet<Slot>) -> Result<(), CycleError> {
         let now = self.now();
+        let spent = self.spent();
         let readings = self.programs.readings()?;
         let mut observed = Observed::default();
         for record in self.slots.iter() {
@@ -191,6 +198,7 @@ impl Node {
             self.observe(now, record, &reading, &mut observed).await;
         }
         self.record(now, observed, left)?;
+        self.compare_spent(&spent);
         self.measured_to = now;
         Ok(())
     }
@@ -250,6 +258,7 @@ impl Node {
             .filter_map(|slot| Some(self.slots.get(*slot)?.counter.clone()))
             .collect();
         batch.slots = observed.records;
+        batch.anew = observed.fell;
         batch.events.extend(observed.events);
         // What is new and not looked at yet would be taken for old after a crash.
         if !self.interfaces.has_changed() {
@@ -257,7 +266,8 @@ impl Node {
         }
         self.commit(&batch, next)?;
 
-        self.tally.counter_restarts += observed.fell;
+        self.arms.took(&observed.traffic);
+        self.tally.counter_restarts += batch.anew.len() as u64;
         for record in &batch.slots {
             self.drops.recorded(record);
         }
@@ -277,24 +287,20 @@ impl Node {
     ) {
         let reading = self::reading(reading);
         let shaped = self.enforcer.shaped_now(record, &self.interfaces).await;
-        let moved = match cursor::delta(record, &reading, shaped) {
-            Ok(delta) => {
+        let moved = match cursor::advance(record, &reading, shaped) {
+            Ok((delta, moved)) => {
                 if !delta.is_zero() {
                     *observed.traffic.entry(record.machine.clone()).or_default() += delta;
                 }
-                moved_on(record, reading, shaped)
+                moved
             }
             Err(fell) => {
                 error!(interface = record.name, "{fell}");
                 observed
                     .events
                     .push(records::counter_fell(now, record, &fell));
-                observed.fell += 1;
-                SlotRecord {
-                    cursor: reading,
-                    shaped,
-                    ..record.clone()
-                }
+                observed.fell.push(record.counter.clone());
+                cursor::begun_anew(record, &reading, shaped)
             }
         };
         if moved != *record {
@@ -310,6 +316,7 @@ impl Node {
             at: now,
             slots: Vec::new(),
             freed: Vec::new(),
+            anew: Vec::new(),
             usage: Vec::new(),
             changes: next.changes_since(&self.engine),
             events,
@@ -327,6 +334,9 @@ impl Node {
             }
             return Err(failure);
         }
+        if self.ledger.was_reopened() {
+            self.reader = self.ledger.reader()?;
+        }
         if self.tally.ledger_recovered() {
             info!("the ledger can be written again; nothing was lost");
         }
@@ -335,6 +345,7 @@ impl Node {
         self.slots.commit(&batch.slots, &batch.freed);
         self.interfaces.highest_recorded(batch.highest.as_ref());
         self.known.recorded(&batch.notes);
+        self.interfaces.guests.recorded(&batch.notes);
         if batch.events.iter().any(|event| event.notice.is_some()) {
             self.deliver(batch.at);
         }
@@ -381,9 +392,13 @@ impl Node {
             };
             let kernel = [link.kernel.received, link.kernel.sent];
             let shaped = self.enforcer.interferes(link.ifindex, *slot);
-            let found = self
-                .audit
-                .look(link.ifindex, &self::reading(reading), kernel, shaped);
+            let found = self.audit.look(
+                link.ifindex,
+                &self::reading(reading),
+                kernel,
+                shaped,
+                dropped(reading),
+            );
             let what = format!("drift {}", link.ifindex);
             match found {
                 None => self.tally.say_again(&what),
@@ -429,31 +444,12 @@ pub(super) fn clock_reading(moment: &Moment) -> ClockReading {
     }
 }
 
-/// The record of a slot that was read: everything up to there is accounted for.
-fn moved_on(record: &SlotRecord, mut reading: Reading, shaped: Option<Shaped>) -> SlotRecord {
-    let before = &record.cursor;
-    let counted = [reading.traffic.received, reading.traffic.sent];
-    let counted_before = [before.traffic.received, before.traffic.sent];
-    let mut base = record.base;
-    for direction in 0..2 {
-        // A packet may be read as shaped before it is read as counted: they are two counters.
-        // What could not be taken out of this delta is taken out of the next.
-        let counted = counted[direction].saturating_sub(counted_before[direction]);
-        reading.shaped[direction] =
-            reading.shaped[direction].min(before.shaped[direction] + counted);
-        if let (Some(before), Some(now)) = (record.shaped, shaped)
-            && before.ifb == now.ifb
-        {
-            base.shaped[direction] +=
-                now.through[direction].saturating_sub(before.through[direction]);
-        }
-    }
-    SlotRecord {
-        cursor: reading,
-        shaped,
-        base,
-        ..record.clone()
-    }
+/// What our program itself kept back, both ways.
+fn dropped(slot: &SlotReading) -> Bytes {
+    let all = [&slot.received, &slot.sent].map(|counters| {
+        counters.dropped_throttled + counters.dropped_capped + counters.dropped_suspended
+    });
+    Bytes(all[0] + all[1])
 }
 
 /// A slot's counters in the ledger's words.

@@ -5,6 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -13,8 +14,10 @@ use rust_decimal::prelude::ToPrimitive as _;
 use tracing::{info, warn};
 
 use super::{
+    arm::Arms,
     audit::Audit,
     drops::Drops,
+    guests::Guests,
     interfaces::Interfaces,
     known::Known,
     linkdown::HeldLinks,
@@ -26,7 +29,7 @@ use super::{
     time::EngineClock,
 };
 use crate::{
-    api::socket::BindError,
+    api::{self, socket::BindError},
     cli::check::refused,
     config::{self, Config, Diagnostics},
     engine::{Breaker, Engine, EngineSettings, RestoreError},
@@ -139,7 +142,29 @@ impl From<CycleError> for Failure {
     }
 }
 
+/// How long a command that does the daemon's work without it (`meterd attach` in a hook) is
+/// waited for.
+const COMMAND: Duration = Duration::from_secs(5);
+
 impl Node {
+    /// As [`Node::open`], for the daemon: what keeps the state directory may be a command that
+    /// is done in a moment. A daemon is known by its socket.
+    pub(crate) async fn open_when_free(config: Config, links: &Links) -> Result<Self, Failure> {
+        let until = tokio::time::Instant::now() + COMMAND;
+        loop {
+            let held = match Self::open(config.clone(), links).await {
+                Err(held @ Failure::Ledger(LedgerError::Held { .. })) => held,
+                outcome => return outcome,
+            };
+            let socket = config.runtime_directory.join(api::socket::NAME);
+            let attended = tokio::net::UnixStream::connect(socket).await.is_ok();
+            if attended || tokio::time::Instant::now() > until {
+                return Err(held);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Everything is adopted and the first picture taken; nothing is changed yet on the node
     /// but programs replaced by this version's.
     pub(crate) async fn open(config: Config, links: &Links) -> Result<Self, Failure> {
@@ -165,7 +190,19 @@ impl Node {
             .iter()
             .any(|highest| highest.boot == boot);
         let later_boot = !same_boot && remembered.last.is_some();
-        let mut interfaces = Interfaces::new(boot.clone(), netns, highest, later_boot);
+        let mut guests = Guests::new(&boot, netns, &remembered.notes);
+        guests.look(&config, moment.monotonic);
+        let known = Known::from_notes(&remembered.notes);
+        for record in &remembered.slots {
+            let lives = record.counter.boot == boot && record.interface.netns == netns;
+            if lives {
+                guests.remember(
+                    record.interface.ifindex,
+                    known.claim(&record.machine, &config),
+                );
+            }
+        }
+        let mut interfaces = Interfaces::new(boot.clone(), netns, highest, later_boot, guests);
         interfaces.first_sight(links.dump().await?, &config, moment.monotonic);
 
         let enforcer = Enforcer::open(Shaping::open()?, &boot, netns, &remembered.notes).await?;
@@ -174,7 +211,6 @@ impl Node {
             slots,
             generations,
             kept,
-            notes,
             last,
             ..
         } = remembered;
@@ -187,7 +223,6 @@ impl Node {
             .into_iter()
             .filter(|(of, ..)| *of == map_set)
             .map(|(_, slot, generation)| (slot, generation));
-        let known = Known::from_notes(&notes);
         let terms = Arc::new(known.terms(&interfaces, &config));
         let engine = Engine::new(terms, kept, engine_settings(&config))?;
 
@@ -202,6 +237,7 @@ impl Node {
             interfaces,
             enforcer,
             links: held,
+            arms: Arms::default(),
             known,
             audit: Audit::default(),
             drops: Drops::default(),
@@ -269,6 +305,7 @@ impl Node {
                 self.programs.release(ifindex, slot)?;
                 continue;
             }
+            self.adopt_entry(Slot(slot), attached.machine)?;
             if attached.shaper.is_none() {
                 // A shaper was recorded and then, before packets were sent there, came the end.
                 self.slots.unshape(Slot(slot));

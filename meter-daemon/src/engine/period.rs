@@ -101,8 +101,9 @@ impl Period {
         nanoseconds_between(at.max(self.start), self.end)
     }
 
-    /// An instant as people of this zone write it: RFC 3339 with their offset.
+    /// An instant as people of this zone write it: RFC 3339 with their offset, in whole seconds.
     pub(crate) fn local(&self, at: Timestamp) -> String {
+        let at = Timestamp::from_second(at.as_second()).unwrap_or(at);
         at.display_with_offset(self.zone.to_offset(at)).to_string()
     }
 }

@@ -131,6 +131,8 @@ pub enum Rollover {
 pub struct Price {
     /// Of everything below.
     pub currency: Currency,
+    /// What the plan itself costs a period. Nothing collects it here: plans are compared by it.
+    pub base: Option<Decimal>,
     /// On all that is used; feeds the cost limit.
     pub usage: Option<Tariff>,
     /// On what is used beyond the allowance.

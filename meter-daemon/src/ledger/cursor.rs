@@ -25,24 +25,25 @@ pub struct Fell {
 /// What may have waited in a shaper at the cursor: four frames of bulk, eighty small packets.
 const WAITING: Bytes = Bytes(32 * 1024);
 
-/// The traffic since the record's cursor, whose counter `now` was read from.
+/// The traffic since the record's cursor, whose counter `now` was read from, and the record
+/// with everything up to there accounted for.
 ///
 /// Of what was handed to a shaper of ours only what came through was used: it is taken out,
 /// and what the shapers let through since is put in its place.
 ///
 /// # Errors
 /// With both figures, where one fell.
-pub fn delta(
+pub fn advance(
     record: &SlotRecord,
     now: &Reading,
     shaped_now: Option<Shaped>,
-) -> Result<Traffic, Fell> {
+) -> Result<(Traffic, SlotRecord), Fell> {
     let before = &record.cursor;
-    let counted = Traffic {
-        received: grown("received", before.traffic.received, now.traffic.received)?,
-        sent: grown("sent", before.traffic.sent, now.traffic.sent)?,
-        exempt: grown("exempt", before.traffic.exempt, now.traffic.exempt)?,
-    };
+    let counted = [
+        grown("received", before.traffic.received, now.traffic.received)?,
+        grown("sent", before.traffic.sent, now.traffic.sent)?,
+    ];
+    let exempt = grown("exempt", before.traffic.exempt, now.traffic.exempt)?;
     // Not billed, but of the same memory: if one of them fell, the others are not to be believed.
     for (name, before, now) in [
         ("packets received", before.packets[0], now.packets[0]),
@@ -57,14 +58,63 @@ pub fn delta(
         grown("sent, shaped", before.shaped[1], now.shaped[1])?,
     ];
     let through = through(record.shaped, shaped_now)?;
-    // Not more came out than went in and had waited. The figures are of the interface: should
-    // the daemon end before its packets are marked as shaped, they hold what is counted already.
-    let most = |offered: Bytes| offered + offered + WAITING;
-    let through = [0, 1].map(|way| through[way].min(most(shaped[way])));
-    Ok(Traffic {
-        received: counted.received.saturating_sub(shaped[0]) + through[0],
-        sent: counted.sent.saturating_sub(shaped[1]) + through[1],
-        exempt: counted.exempt,
+    let mut next = SlotRecord {
+        cursor: *now,
+        shaped: shaped_now,
+        ..record.clone()
+    };
+    let mut used = [Bytes::ZERO; 2];
+    for way in 0..2 {
+        // Not more came out than went in and had waited. The figures are of the interface:
+        // should the daemon end before its packets are marked as shaped, they hold what is
+        // counted already.
+        let through = through[way].min(shaped[way] + shaped[way] + WAITING);
+        // A packet may be read as shaped before it is read as counted: they are two counters.
+        // What cannot be taken out of this delta is taken out of the next.
+        let shaped = shaped[way].min(counted[way]);
+        next.cursor.shaped[way] = before.shaped[way] + shaped;
+        next.base.shaped[way] += through;
+        used[way] = counted[way].saturating_sub(shaped) + through;
+    }
+    let moved = Traffic {
+        received: used[0],
+        sent: used[1],
+        exempt,
+    };
+    Ok((moved, next))
+}
+
+/// The record of a counter that fell: it counts from here. What it had counted is the
+/// ledger's to settle ([`super::Batch::anew`]).
+#[must_use]
+pub fn begun_anew(record: &SlotRecord, now: &Reading, shaped_now: Option<Shaped>) -> SlotRecord {
+    SlotRecord {
+        base: *now,
+        cursor: *now,
+        shaped: shaped_now,
+        ..record.clone()
+    }
+}
+
+/// Everything that the slot's owner was ever credited with by this slot: the sum of all
+/// that [`advance`] said, and the credit. `None` where the figures contradict each other.
+#[must_use]
+pub fn used(record: &SlotRecord) -> Option<Traffic> {
+    Some(counted(&record.base, &record.cursor)? + record.credit.unwrap_or(Traffic::ZERO))
+}
+
+/// The same without the credit.
+pub(super) fn counted(base: &Reading, cursor: &Reading) -> Option<Traffic> {
+    let used = |now: Bytes, then: Bytes, way: usize| {
+        let counted = i128::from(now.0) - i128::from(then.0);
+        // The base has what came through: what is between the two was dropped.
+        let dropped = i128::from(cursor.shaped[way].0) - i128::from(base.shaped[way].0);
+        u64::try_from(counted - dropped).ok().map(Bytes)
+    };
+    Some(Traffic {
+        received: used(cursor.traffic.received, base.traffic.received, 0)?,
+        sent: used(cursor.traffic.sent, base.traffic.sent, 1)?,
+        exempt: cursor.traffic.exempt.checked_sub(base.traffic.exempt)?,
     })
 }
 
@@ -96,6 +146,14 @@ fn grown(counter: &'static str, before: Bytes, now: Bytes) -> Result<Bytes, Fell
 mod tests {
     use super::*;
     use crate::ledger::tests::slot;
+
+    /// What moved; and the slot's owner is credited with just that.
+    fn delta(record: &SlotRecord, now: &Reading, shaped: Option<Shaped>) -> Result<Traffic, Fell> {
+        let (moved, next) = advance(record, now, shaped)?;
+        let before = used(record).unwrap();
+        assert_eq!(used(&next).unwrap(), before + moved);
+        Ok(moved)
+    }
 
     fn reading(received: u64, sent: u64, exempt: u64) -> Reading {
         Reading {

@@ -12,7 +12,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -22,6 +22,11 @@ use super::{LedgerError, record, schema};
 
 /// In the state directory.
 pub(super) const NAME: &str = "ledger.db";
+
+/// A backup that is about to take the ledger's place.
+pub(super) fn restoring(directory: &Path) -> PathBuf {
+    directory.join("ledger.db.restoring")
+}
 
 /// A lock that somebody else keeps for longer is an error: the loop must go on, and the
 /// next batch takes all.

@@ -4,6 +4,7 @@
 //! recorded comes back as [`Remembered`]. `sqlite` keeps it; another store can stand beside.
 //! The ledger reads no clock: every time in it was given by its caller.
 
+mod backup;
 pub mod cursor;
 mod error;
 mod file;
@@ -17,8 +18,10 @@ mod remember;
 mod retention;
 mod rollup;
 mod schema;
+mod settled;
 mod slots;
 mod sqlite;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -33,6 +36,7 @@ use crate::engine::{
 };
 
 pub use self::{
+    backup::{BackedUp, Existing, Restored, backup, is_database, restore, verify_file},
     error::LedgerError,
     lock::{Lock, lock},
     outbox::Queued,
@@ -40,7 +44,7 @@ pub use self::{
     reader::Reader,
     retention::Pruned,
     sqlite::Ledger,
-    verify::{Difference, Verified},
+    verify::{Difference, Parts, Verified},
 };
 
 /// A store of whole transactions: all that the daemon's loop needs to keep its promises.
@@ -232,6 +236,9 @@ pub struct Batch {
     pub slots: Vec<SlotRecord>,
     /// Slots whose interface is gone and whose last delta is in `usage`: free from now on.
     pub freed: Vec<CounterId>,
+    /// Slots of `slots` whose counters fell and are begun anew: what they had counted stays
+    /// their owner's.
+    pub anew: Vec<CounterId>,
     /// New traffic.
     pub usage: Vec<Usage>,
     /// What the engine changed.
@@ -244,6 +251,25 @@ pub struct Batch {
     pub notes: Vec<HostNote>,
     /// The highest ifindex seen in this boot and namespace, where it grew.
     pub highest: Option<Highest>,
+}
+
+impl Batch {
+    /// One that changes nothing but when the last one was.
+    #[must_use]
+    pub fn empty(at: Timestamp) -> Self {
+        Self {
+            at,
+            slots: Vec::new(),
+            freed: Vec::new(),
+            anew: Vec::new(),
+            usage: Vec::new(),
+            changes: Changes::default(),
+            events: Vec::new(),
+            commands: Vec::new(),
+            notes: Vec::new(),
+            highest: None,
+        }
+    }
 }
 
 /// The highest ifindex ever seen in a namespace: what is above it was born since.
@@ -286,6 +312,20 @@ pub enum Resolution {
     Month,
     /// The plan's periods.
     Period,
+}
+
+impl Resolution {
+    /// The word used in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Month => "month",
+            Self::Period => "period",
+        }
+    }
 }
 
 /// A row of a history.

@@ -10,15 +10,17 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{
     EventFilter, LedgerError, Queued, Resolution, UsageRow, Verified, file, outbox, query,
-    remember, schema, verify,
+    remember, schema, value::Instant, verify,
 };
 use crate::engine::units::MachineId;
 
 /// Reads beside the writer, each answer from one state of the ledger.
 #[derive(Debug)]
 pub struct Reader {
-    connection: Connection,
-    file: PathBuf,
+    pub(super) connection: Connection,
+    pub(super) file: PathBuf,
+    /// Of its schema.
+    version: i64,
 }
 
 impl Reader {
@@ -38,8 +40,12 @@ impl Reader {
 
     pub(super) fn of(file: PathBuf) -> Result<Self, LedgerError> {
         let connection = file::connect(&file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        schema::check(&connection, &file)?;
-        Ok(Self { connection, file })
+        let version = schema::check(&connection, &file)?;
+        Ok(Self {
+            connection,
+            file,
+            version,
+        })
     }
 
     /// What `host` needs to undo what it did, by key.
@@ -99,17 +105,32 @@ impl Reader {
         self.read("reading the outbox", outbox::waiting)
     }
 
+    /// When the last batch was recorded.
+    ///
+    /// # Errors
+    /// Why it could not be read.
+    pub fn last(&self) -> Result<Option<Timestamp>, LedgerError> {
+        self.read("reading the last instant", |connection| {
+            connection.query_row("SELECT recorded FROM ledger", [], |row| {
+                let recorded: Option<Instant> = row.get(0)?;
+                Ok(recorded.map(|Instant(at)| at))
+            })
+        })
+    }
+
     /// Checks the whole file, and that every row is the sum of its parts.
     ///
     /// # Errors
     /// [`LedgerError::Corrupt`] where the file is damaged; or why it could not be read.
     pub fn verify(&self) -> Result<Verified, LedgerError> {
         file::check_integrity(&self.connection, &self.file, "PRAGMA integrity_check(1)")?;
-        self.read("verifying", verify::verify)
+        self.read("verifying", |connection| {
+            verify::verify(connection, self.version)
+        })
     }
 
     /// Within one transaction, so that an answer is of one state.
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         attempt: &'static str,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,

@@ -8,7 +8,7 @@ use super::{
     memory::{Known, MachineKey, Memory, Open},
     query::{Table, rows},
     rollup::{self, Zones},
-    slots,
+    settled, slots,
     value::{Instant, Unsigned, columns},
 };
 use crate::engine::{
@@ -22,6 +22,7 @@ pub(super) fn batch(
     memory: &mut Memory,
     batch: &Batch,
 ) -> rusqlite::Result<()> {
+    settled::settle(connection, memory, &batch.anew, settled::Of::BegunAnew)?;
     // A slot's last cursor may come with its release.
     slots::record(connection, memory, &batch.slots)?;
     slots::free(connection, memory, &batch.freed)?;

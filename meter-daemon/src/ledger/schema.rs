@@ -5,13 +5,23 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::LedgerError;
+use super::{LedgerError, settled};
 
 /// `mtrd`, in the header's application id, so that `file` and we know it for a ledger.
 const APPLICATION_ID: i64 = 0x6d74_7264;
 
-/// Entry `n` leads from version `n` to `n + 1`. What was released is never edited.
-const MIGRATIONS: &[&str] = &[include_str!("schema-1.sql")];
+/// Leads from one version to the next, within a transaction of the caller's.
+type Migration = fn(&Connection) -> rusqlite::Result<()>;
+
+/// Entry `n` leads from version `n` to `n + 1`. What was released is never edited; each
+/// released version has a ledger in `tests/released`.
+const MIGRATIONS: &[Migration] = &[
+    |connection| connection.execute_batch(include_str!("schema-1.sql")),
+    |connection| {
+        connection.execute_batch(include_str!("schema-2.sql"))?;
+        settled::open_accounts(connection)
+    },
+];
 
 /// The version that this program writes.
 pub(super) fn known() -> i64 {
@@ -46,9 +56,9 @@ pub(super) fn check(connection: &Connection, file: &Path) -> Result<i64, LedgerE
 /// Leads from `version` to the newest, each step a transaction of its own.
 pub(super) fn migrate(connection: &mut Connection, version: i64) -> rusqlite::Result<()> {
     let done = usize::try_from(version).unwrap_or(0);
-    for (script, version) in MIGRATIONS.iter().zip(1_i64..).skip(done) {
+    for (migration, version) in MIGRATIONS.iter().zip(1_i64..).skip(done) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute_batch(script)?;
+        migration(&transaction)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", version)?;
         transaction.commit()?;

@@ -6,7 +6,9 @@ use rusqlite::{Connection, Row, params};
 
 use super::{
     BootId, CounterId, Generation, InterfaceId, MapSetId, Reading, Shaped, Slot, SlotRecord,
+    cursor,
     memory::{MachineKey, Memory},
+    settled,
     value::{self, Unsigned},
 };
 use crate::engine::units::{MachineId, Traffic};
@@ -281,12 +283,57 @@ fn handed_out(connection: &Connection, key: SlotKey) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// The row of a counter, where it is known.
+pub(super) fn row(memory: &Memory, counter: &CounterId) -> Option<i64> {
+    let (_, boot) = memory
+        .boots
+        .iter()
+        .find(|(boot, _)| *boot == counter.boot)?;
+    let (id, _) = memory.slots.get(&SlotKey {
+        boot: *boot,
+        map_set: counter.map_set,
+        slot: counter.slot,
+        generation: counter.generation,
+    })?;
+    Some(*id)
+}
+
+/// What a slot has counted since its base, and the credit: what its owner used by it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Used {
+    pub(super) machine: MachineKey,
+    pub(super) counted: Traffic,
+    pub(super) credit: Traffic,
+}
+
+/// That of every slot, or of the one with a row id.
+pub(super) fn used(connection: &Connection, only: Option<i64>) -> rusqlite::Result<Vec<Used>> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS}, received, sent, exempt, packets_received, packets_sent,
+             frames_received, frames_sent, shaped_received, shaped_sent
+         FROM slot JOIN cursor ON cursor.slot = slot.id WHERE ?1 IS NULL OR slot.id = ?1"
+    ))?;
+    statement
+        .query_map([only], |row| {
+            let (_, (_, fixed)) = fixed(row)?;
+            let counted = cursor::counted(&fixed.base, &reading(row, FIXED)?);
+            Ok(Used {
+                machine: fixed.machine,
+                // Figures that contradict each other are nobody's: `verify` finds what lacks.
+                counted: counted.unwrap_or(Traffic::ZERO),
+                credit: fixed.credit.unwrap_or(Traffic::ZERO),
+            })
+        })?
+        .collect()
+}
+
 /// Lets go of slots. One that is not known is free already.
 pub(super) fn free(
     connection: &Connection,
     memory: &mut Memory,
     freed: &[CounterId],
 ) -> rusqlite::Result<()> {
+    settled::settle(connection, memory, freed, settled::Of::Freed)?;
     for counter in freed {
         let key = SlotKey {
             boot: boot(connection, memory, &counter.boot)?,

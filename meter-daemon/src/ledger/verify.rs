@@ -1,5 +1,6 @@
 //! Conservation: every hour is the sum of its minutes, every day of its hours, every month
-//! of its days, and every period of its days, to the byte, wherever all parts are still kept.
+//! of its days, and every period of its days, to the byte, wherever all parts are still kept;
+//! and all of a machine's months are what its counters gave and what was brought in.
 
 use std::{collections::HashMap, fmt};
 
@@ -12,7 +13,7 @@ use super::{
     query::{Found, Table, open, periods, rows},
     retention::horizons,
     rollup::Span,
-    value,
+    settled, value,
 };
 use crate::engine::units::{MachineId, Traffic};
 
@@ -38,42 +39,61 @@ pub struct Difference {
     pub end: Timestamp,
     /// What it says.
     pub row: Traffic,
-    /// Of which history its parts are.
-    pub of: Resolution,
+    /// What its parts are.
+    pub of: Parts,
     /// What they add up to.
     pub parts: Traffic,
 }
 
+/// What a row is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parts {
+    /// The rows of a finer history.
+    Rows(Resolution),
+    /// Everything that the machine's counters ever gave, and what was brought in.
+    Counters,
+}
+
+impl Parts {
+    /// The word used in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rows(resolution) => resolution.as_str(),
+            Self::Counters => "counters",
+        }
+    }
+}
+
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = |resolution| match resolution {
-            Resolution::Minute => "minute",
-            Resolution::Hour => "hour",
-            Resolution::Day => "day",
-            Resolution::Month => "month",
-            Resolution::Period => "period",
-        };
         let figures = |traffic: Traffic| {
             let [received, sent, exempt] =
                 [traffic.received, traffic.sent, traffic.exempt].map(|bytes| bytes.0);
             format!("{received} B received, {sent} B sent, {exempt} B exempt")
         };
+        let (all, parts) = match self.of {
+            Parts::Rows(resolution) => ("", format!("its {}s", resolution.as_str())),
+            Parts::Counters => (
+                " and before",
+                "its counters and what was imported".to_owned(),
+            ),
+        };
         write!(
             f,
-            "the {} of {} from {} to {} holds {}, and its {}s hold {}",
-            word(self.resolution),
+            "the {} of {} from {} to {}{all} holds {}, and {parts} hold {}",
+            self.resolution.as_str(),
             self.machine,
             self.start,
             self.end,
             figures(self.row),
-            word(self.of),
             figures(self.parts)
         )
     }
 }
 
 /// Compares everything, until something differs.
-pub(super) fn verify(connection: &Connection) -> rusqlite::Result<Verified> {
+pub(super) fn verify(connection: &Connection, version: i64) -> rusqlite::Result<Verified> {
     let machines: Machines = machines(connection)?
         .into_iter()
         .map(|(name, known)| (known.key, (name, known)))
@@ -98,10 +118,55 @@ pub(super) fn verify(connection: &Connection) -> rusqlite::Result<Verified> {
     for (name, known) in names {
         compare_periods(connection, name, known, horizons, &mut verified)?;
         if verified.difference.is_some() {
-            break;
+            return Ok(verified);
         }
     }
+    if version >= SETTLED {
+        compare_counters(connection, &machines, &mut verified)?;
+    }
     Ok(verified)
+}
+
+/// The first version whose ledgers know what freed slots had counted.
+const SETTLED: i64 = 2;
+
+/// Every machine's months against what its counters gave and what was brought in.
+fn compare_counters(
+    connection: &Connection,
+    machines: &Machines,
+    verified: &mut Verified,
+) -> rusqlite::Result<()> {
+    let (months, credited) = (settled::months(connection)?, settled::credited(connection)?);
+    let sum = |sums: &settled::Sums, key| sums.get(&key).copied().unwrap_or(Traffic::ZERO);
+    let mut keys: Vec<_> = machines.keys().copied().collect();
+    keys.sort();
+    for key in keys {
+        let (row, parts) = (sum(&months, key), sum(&credited, key));
+        verified.rows += 1;
+        if row == parts {
+            continue;
+        }
+        let (name, known) = &machines[&key];
+        let all = rows(connection, Table::Month, known, None, None)?;
+        let last = all.last().map_or(
+            Span {
+                start: Timestamp::MIN,
+                end: Timestamp::MAX,
+            },
+            |row| row.span,
+        );
+        verified.difference = Some(Difference {
+            machine: name.clone(),
+            resolution: Resolution::Month,
+            start: last.start,
+            end: last.end,
+            row,
+            of: Parts::Counters,
+            parts,
+        });
+        return Ok(());
+    }
+    Ok(())
 }
 
 type Machines = HashMap<MachineKey, (MachineId, Known)>;
@@ -225,7 +290,7 @@ impl Comparison<'_> {
             start: row.span.start,
             end: row.span.end,
             row: row.traffic,
-            of: self.fine.resolution(),
+            of: Parts::Rows(self.fine.resolution()),
             parts,
         }
     }
@@ -299,7 +364,7 @@ fn compare_periods(
                     start: period.start,
                     end: period.end,
                     row: period.traffic,
-                    of: table.resolution(),
+                    of: Parts::Rows(table.resolution()),
                     parts,
                 });
                 return Ok(());

@@ -13,6 +13,7 @@ mod arena;
 mod clsact;
 mod counting;
 mod leaving;
+mod limits;
 mod log;
 mod neighbours;
 #[path = "../node/mod.rs"]

@@ -583,6 +583,34 @@ fn overage_says_how_it_is_collected() {
 }
 
 #[test]
+fn a_plans_own_price_is_a_price_and_may_stand_alone() {
+    assert_snapshot!(said_of_plan(r#"
+        allowance = "1 TB"
+        [price]
+        currency = "EUR"
+        base = 4.90
+    "#), @r#"
+    error: a price is written in quotes
+     --> plans/p.toml:4:8
+      |
+    4 | base = 4.90
+      |        ^^^^
+      |
+      = help: write: base = "4.90"
+    "#);
+    let plan = r#"
+        allowance = "1 TB"
+        [price]
+        currency = "EUR"
+        base = "4.90"
+    "#;
+    assert_eq!(said_of_plan(plan), "");
+    let config = good(&[("meterd.toml", ""), ("plans/p.toml", plan)]);
+    let price = config.plans.values().next().unwrap().price.clone().unwrap();
+    assert_eq!(price.base, Some("4.90".parse().unwrap()));
+}
+
+#[test]
 fn a_due_date_counts_days() {
     assert_snapshot!(said_of_plan(r#"
         allowance = "1 TB"
@@ -876,18 +904,18 @@ fn a_percentage_of_an_allowance_that_was_forgotten_is_warned_of_and_of_an_unlimi
 }
 
 #[test]
-fn overdue_where_nothing_is_billed_is_warned_of() {
+fn overdue_where_no_overage_is_billed_is_warned_of() {
     assert_snapshot!(said_of_plan(&with_rule("", r#"
         overdue = true
         cap = "100 MB"
     "#)), @r#"
-    warning: this plan issues no bill: only one from before a change of plan can be overdue
+    warning: this plan bills no overage: only a bill from before a change of plan can be overdue
      --> plans/p.toml:5:11
       |
     5 | overdue = true
       |           ^^^^
       |
-      = help: collect overage or extra by bill: collect = "invoice"; or remove the rule
+      = help: collect overage by bill: collect = "invoice"; or remove the rule
     "#);
 }
 
@@ -1192,7 +1220,7 @@ fn notices_go_where_they_can_be_sent_safely() {
       |
       = help: write: url = "https://billing.example.com/traffic"
 
-    error: `suspend` is no event; it is one of period-started, notice, flagged, unflagged, throttled, capped, suspended, restored, charged, invoiced, paid, overdue, topped-up, refused, changed, lifted, override-ended, balance, held-back, confirmed, cancelled
+    error: `suspend` is no event; it is one of period-started, notice, flagged, unflagged, throttled, capped, suspended, restored, charged, invoiced, paid, overdue, lapsed, topped-up, refused, changed, lifted, override-ended, balance, held-back, confirmed, cancelled
      --> meterd.toml:6:11
       |
     6 | events = ["suspend"]

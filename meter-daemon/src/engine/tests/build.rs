@@ -52,6 +52,7 @@ pub(super) fn plan(name: &str, allowance: u64) -> Plan {
 pub(super) fn euros() -> Price {
     Price {
         currency: Currency::new("EUR").unwrap(),
+        base: None,
         usage: None,
         overage: None,
         extra: None,

@@ -7,7 +7,7 @@ use crate::engine::{
     Enforcement,
     command::{Change, CommandAction, Until},
     event::{EventKind, State},
-    plan::{Allowance, DayOfMonth, Machine},
+    plan::{Allowance, CollectExtra, DayOfMonth, Extra, Machine, Plan},
     units::*,
     view::{InvoiceStatus, TransactionKind},
 };
@@ -210,8 +210,8 @@ fn invapi_the_payment_and_the_accounts_transactions_can_be_read() {
     assert_eq!(
         kinds,
         [
-            (TransactionKind::Invoice, Decimal::from(-1)),
-            (TransactionKind::Payment, Decimal::from(1)),
+            (TransactionKind::Invoice, money("-1 EUR")),
+            (TransactionKind::Payment, money("1 EUR")),
         ]
     );
     assert_eq!(view.balance, Some(money("0 EUR")));
@@ -304,7 +304,7 @@ fn edis_is_restored_by_the_pool_an_upgrade_or_waiting() {
     };
     let throttled = || {
         let mut world = World::with_account(edis(), acme(), "2026-06-10");
-        let bigger = crate::engine::plan::Plan {
+        let bigger = Plan {
             allowance: limited(2 * TB),
             name: "edis-big".into(),
             ..edis()
@@ -619,8 +619,113 @@ fn calendar_suspend_one_that_is_over_most_months_is_advised_a_bigger_plan() {
         world.moves(&format!("2026-{month:02}-01"), 1_200 * GB);
     }
     let advice = world.engine.offer(&m(), world.now).unwrap().advice.unwrap();
-    assert!(advice.contains("4 of its last 4 periods"), "{advice}");
+    assert!(advice.contains("in 4 of its last 4 periods"), "{advice}");
     assert!(advice.contains("calendar-big"), "{advice}");
+}
+
+/// A plan with these prices: base, and a TB more.
+fn priced(name: &str, allowance: u64, base: &str, extra: Option<&str>) -> Plan {
+    let mut price = euros();
+    price.base = Some(base.parse().unwrap());
+    price.extra = extra.map(|extra| Extra {
+        tariff: per(TB, extra),
+        prorated: true,
+        collect: CollectExtra::None,
+    });
+    Plan {
+        name: name.into(),
+        allowance: limited(allowance),
+        price: Some(price),
+        ..calendar_suspend()
+    }
+}
+
+/// Four months of 1.5 TB under a plan with 1 TB, topped up so that it is never suspended.
+fn over_every_month(own: Plan, bigger: Vec<Plan>) -> World {
+    let mut world = World::of(own, "2026-01-01");
+    let mut terms = world.terms.clone();
+    for plan in bigger {
+        terms.plans.insert(plan.name.clone(), plan.into());
+    }
+    world.set_terms(terms);
+    for month in 2..=5 {
+        world.top_up(TB);
+        world.moves(&format!("2026-{month:02}-01"), 1_500 * GB);
+    }
+    world
+}
+
+#[test]
+fn calendar_suspend_a_bigger_plan_is_advised_by_the_plans_own_prices() {
+    let big = |base| priced("big", 5 * TB, base, None);
+    let own = |extra| priced("own", TB, "5", extra);
+    for (own, bigger, advised) in [
+        // 4 x (5 + 0.5 x 3) = 26 against 4 x 6.
+        (
+            own(Some("3")),
+            vec![big("6")],
+            Some("costs 26.00 EUR under `own` and 24.00 EUR under `big` with 5 TB"),
+        ),
+        (own(Some("3")), vec![big("6.50")], None),
+        (own(Some("3")), vec![big("9")], None),
+        // The cheapest of all, not the smallest.
+        (
+            own(Some("3")),
+            vec![big("6"), priced("middle", 1_200 * GB, "5.50", Some("3"))],
+            Some("24.00 EUR under `big`"),
+        ),
+        // A plan that would not have sufficed, and sells no more, is not compared.
+        (
+            own(Some("3")),
+            vec![big("6"), priced("small", 1_200 * GB, "1", None)],
+            Some("24.00 EUR under `big`"),
+        ),
+        // Without prices, nothing is computed.
+        (
+            own(None),
+            vec![big("6")],
+            Some("usually cheaper, for example `big` with 5 TB"),
+        ),
+        (
+            calendar_suspend(),
+            vec![plan("large", 5 * TB)],
+            Some("usually cheaper, for example `large`"),
+        ),
+    ] {
+        let world = over_every_month(own, bigger);
+        let offer = world.engine.offer(&m(), world.now).unwrap();
+        let explained = world.engine.explain(&m(), world.now).unwrap();
+        assert_eq!(offer.advice, explained.advice);
+        match advised {
+            Some(words) => {
+                let advice = offer.advice.unwrap();
+                assert!(advice.contains("in 4 of its last 4 periods"), "{advice}");
+                assert!(advice.contains(words), "{words} in: {advice}");
+            }
+            None => assert_eq!(offer.advice, None),
+        }
+    }
+}
+
+#[test]
+fn calendar_suspend_the_notice_carries_the_advice() {
+    let own = priced("own", TB, "5", Some("3"));
+    let mut world = over_every_month(own, vec![priced("big", 5 * TB, "6", None)]);
+    world.forget_events().uses(760 * GB);
+    let EventKind::Notice { message, .. } = &world.told("notice")[0].kind else {
+        panic!("a notice");
+    };
+    assert!(message.contains("a bigger plan is cheaper"), "{message}");
+}
+
+#[test]
+fn calendar_suspend_who_is_over_in_few_months_is_advised_nothing() {
+    let mut world = World::of(calendar_suspend(), "2026-01-01");
+    world.moves("2026-02-01", 1_200 * GB);
+    for month in 3..=5 {
+        world.moves(&format!("2026-{month:02}-01"), 100 * GB);
+    }
+    assert_eq!(world.engine.offer(&m(), world.now).unwrap().advice, None);
 }
 
 // 5. cdn limit

@@ -290,7 +290,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    fn record(&mut self, engine: &Engine, observation: &Observation, changes: Changes) {
+    pub(super) fn record(&mut self, engine: &Engine, observation: &Observation, changes: Changes) {
         for change in changes.machines {
             let known = self.machines.remove(&change.machine);
             let state = change.state.or(known.map(|(state, _)| state));

@@ -4,6 +4,8 @@ mod conservation;
 mod crash;
 mod faults;
 mod measure;
+mod power;
+mod released;
 mod round_trip;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
@@ -47,17 +49,7 @@ pub(crate) fn slot(machine: &str, slot: u32) -> SlotRecord {
 }
 
 pub(crate) fn batch(at: Timestamp) -> Batch {
-    Batch {
-        at,
-        slots: Vec::new(),
-        freed: Vec::new(),
-        usage: Vec::new(),
-        changes: Changes::default(),
-        events: Vec::new(),
-        commands: Vec::new(),
-        notes: Vec::new(),
-        highest: None,
-    }
+    Batch::empty(at)
 }
 
 pub(crate) fn usage(
