@@ -16,6 +16,7 @@ mod limits;
 mod linkdown;
 mod node;
 mod open;
+mod quiet;
 mod records;
 mod shapers;
 mod share;
@@ -108,6 +109,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     let mut timers = Timers::new(&node);
     let outcome = loop {
         let deadline = node.until_deadline().map(|wait| Instant::now() + wait);
+        let quiet = node.until_quiet().map(|wait| Instant::now() + wait);
         let hypervisors = node.until_hypervisors().map(|wait| Instant::now() + wait);
         // In no order: whatever comes all the time must not keep the others from their turn.
         tokio::select! {
@@ -138,6 +140,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
                 }
             }
             () = until(deadline) => node.tick(&links).await,
+            () = until(quiet) => node.take_what_is_quiet().await,
             () = until(hypervisors) => {
                 node.ask_hypervisors();
                 node.act_on_links(&links).await;
@@ -318,12 +321,16 @@ impl Node {
                 if self.minds_link(ifindex) {
                     self.links_changed.insert(ifindex);
                 }
+                if self.interfaces.is_newborn(ifindex, now) {
+                    self.quiet.disturbed(ifindex, now);
+                }
             }
             LinkChange::Gone(link) => {
                 self.mourn(&link);
                 self.interfaces.departed(&link);
             }
             LinkChange::QdiscChanged { ifindex } => {
+                self.quiet.disturbed(ifindex, now);
                 if self.enforcer.touches(ifindex) {
                     self.qdiscs_changed.insert(ifindex);
                 }
