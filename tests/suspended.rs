@@ -353,6 +353,13 @@ fn a_link_with_something_that_could_not_be_put_back_stays_up_and_nothing_passes(
         let used = meterd.counted(MACHINE)?;
         use_up(&guest)?;
         assert_eq!(meterd.counted(MACHINE)?, used, "nothing passes");
+        let labels = [("reason", "suspended"), ("direction", "sent")];
+        let dropped = sample(
+            &meterd.metrics(PORT)?,
+            "meterd_dropped_bytes_total",
+            &labels,
+        );
+        assert!(dropped.is_some_and(|bytes| bytes > 1e6), "{dropped:?}");
         for said in [
             meterd.text(&["explain", MACHINE])?,
             meterd.text(&["status", MACHINE])?,
