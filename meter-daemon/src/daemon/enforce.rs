@@ -27,6 +27,7 @@ use crate::{
     host::{
         clock,
         error::HostError,
+        netlink::NetlinkError,
         programs::{Shaper, Verdict},
         shaping::{self, Change, Found, Root, RootAfter},
     },
@@ -81,8 +82,10 @@ impl Node {
                 None if self.enforcer.touches(record.interface.ifindex) => self.lift(&record).await,
                 None => Ok(()),
             };
-            self.said(&record, stopped.and(shaped));
+            let linked = self.hold_link(&record).await;
+            self.said(&record, stopped.and(shaped).and(linked));
         }
+        self.release_links(&which).await;
     }
 
     /// Whether what is wanted of an interface stands, as far as we know without looking.
@@ -96,7 +99,9 @@ impl Node {
             None => touched.is_none(),
             rate => record.shaped.is_some() && touched.is_some_and(|it| it.rate == rate),
         };
-        stands && self.enforcer.verdict(record) == Some(verdict(self.wanted(&record.machine)))
+        stands
+            && self.enforcer.verdict(record) == Some(verdict(self.wanted(&record.machine)))
+            && self.link_stands(record.interface.ifindex)
     }
 
     /// What an interface is to be shaped to, if it is.
@@ -445,6 +450,19 @@ impl Node {
         let what = format!("enforce {}", record.interface.ifindex);
         match outcome {
             Ok(()) => self.tally.say_again(&what),
+            Err(policed @ (EnforceError::Foreign { .. } | EnforceError::PassesBy { .. })) => {
+                if self.tally.say_once(what) {
+                    warn!(interface = record.name, machine = %record.machine, "{policed}");
+                    let now = self.now();
+                    let detail = policed.to_string();
+                    self.pending.push(records::enforced(
+                        now,
+                        &record.machine,
+                        &record.name,
+                        &detail,
+                    ));
+                }
+            }
             Err(failure) => {
                 self.tally.enforcement_failures += 1;
                 if self.tally.say_once(what) {
@@ -536,23 +554,26 @@ fn after(root: &RootAfter) -> String {
 
 /// Why an interface is not what it should be.
 #[derive(Debug, thiserror::Error)]
-enum EnforceError {
+pub(super) enum EnforceError {
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(transparent)]
     Shaping(#[from] shaping::ShapingError),
     #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Cycle(#[from] CycleError),
     #[error(
-        "not throttled: its root qdisc is {kind}, which is not ours to replace ({why}); \
-         remove it or put it on another interface"
+        "policed instead of shaped: its root qdisc is {kind}, which is not ours to replace ({why}). \
+         What is above the rate is dropped instead of queued, until it is removed"
     )]
     Foreign { kind: String, why: String },
     #[error(
-        "what the guest sends is not throttled: a redirect would lead it past somebody's filters \
-         on the interface's ingress ({filters}); move them to the bridge or forward hook"
+        "what the guest sends is policed instead of shaped: a redirect would lead it past somebody's \
+         filters on the interface's ingress ({filters}). What is above the rate is dropped instead of \
+         queued, until they are moved to the bridge or forward hook"
     )]
     PassesBy { filters: String },
 }
