@@ -196,6 +196,9 @@ fn a_race_with_a_daemon_that_is_just_starting_is_won_by_both() -> Result<()> {
             links::delete("vnet7")?;
             meterd.stop(End::Killed)?;
         }
+        // What a kill left switched on (`rcu_expedited` is the machine's) a start puts back.
+        meterd.start()?;
+        meterd.stop(End::Asked)?;
         println!("attached by {by:?}");
         Ok(())
     })
