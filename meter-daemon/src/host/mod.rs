@@ -30,6 +30,7 @@ mod mapped;
 mod maps;
 mod pins;
 mod rcu;
+mod takeover;
 mod tc;
 mod tcx;
 mod verbatim;
