@@ -166,6 +166,12 @@ fn killed_while(
     let strace = Strace::killing(scene.meterd.pid(), call, n)?;
     let outcome = deed(scene)?;
     drop(strace);
+    // The kill may have come with what the daemon does after its answer.
+    std::thread::sleep(Duration::from_millis(5));
+    let outcome = match scene.meterd.ended()? {
+        Some(_) => Outcome::Killed,
+        None => outcome,
+    };
     if outcome == Outcome::Killed {
         start_again(scene)?;
     }
@@ -337,5 +343,38 @@ fn a_kill_anywhere_in_a_stop_loses_and_repeats_nothing() -> Result<()> {
                 _ => Outcome::Killed,
             })
         })
+    })
+}
+
+#[test]
+fn a_new_ledger_is_synced_before_it_has_its_name_and_its_directory_after() -> Result<()> {
+    if !needs::program("strace") {
+        return Ok(());
+    }
+    Sandbox::run(|sandbox| {
+        let mut scene = prepared(sandbox)?;
+        let calls = scene.meterd.directory().join("calls");
+        scene.meterd.launch_under(strace::writing_down(
+            "fsync,fdatasync,?rename,?renameat,?renameat2",
+            &calls,
+        ))?;
+        let socket = scene.meterd.socket();
+        let outcome = outcome(&mut scene, || {
+            Ok(http::over_unix(&socket, "GET", "/v1/machines", &[], "").is_ok())
+        })?;
+        assert_eq!(outcome, Outcome::Lived);
+        scene.meterd.signal_the_locks_owner(Signal::KILL)?;
+        scene.meterd.wait()?;
+        let calls = fs::read_to_string(&calls).could_not(|| "read the calls")?;
+        let mut lines = calls.lines();
+        for words in [
+            ["sync(", "ledger.db.new>"],
+            ["rename", "ledger.db\""],
+            ["fsync(", "/state>"],
+        ] {
+            let found = lines.any(|line| words.iter().all(|word| line.contains(word)));
+            assert!(found, "no {words:?}, or not in that order:\n{calls}");
+        }
+        Ok(())
     })
 }

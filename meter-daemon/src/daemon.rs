@@ -13,6 +13,7 @@ mod interfaces;
 mod known;
 mod leave;
 mod limits;
+mod linkdown;
 mod node;
 mod open;
 mod quiet;
@@ -54,6 +55,9 @@ const SETTLE: Duration = Duration::from_millis(2);
 
 /// How often a throttled machine's rate is divided anew among its interfaces.
 const SHARE: Duration = Duration::from_secs(1);
+
+/// How often what a link lost, or somebody who sets it up, is seen to between polls.
+const MEND: Duration = Duration::from_millis(500);
 
 /// How often some of the rows past their retention are removed.
 const PRUNE: Duration = Duration::from_secs(60);
@@ -143,6 +147,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
             }
             _ = timers.poll.tick() => node.tick(&links).await,
             _ = timers.share.tick(), if node.has_shares() => node.share().await,
+            _ = timers.mend.tick(), if node.has_links_to_mend() => node.mend_links().await,
             _ = timers.prune.tick() => node.prune(),
             () = watchdog(&mut timers.watchdog) => notify(&[sd_notify::NotifyState::Watchdog]),
         }
@@ -207,6 +212,7 @@ async fn until(deadline: Option<Instant>) {
 struct Timers {
     poll: Interval,
     share: Interval,
+    mend: Interval,
     prune: Interval,
     watchdog: Option<Interval>,
 }
@@ -216,6 +222,7 @@ impl Timers {
         Self {
             poll: every(node.config.poll_interval),
             share: every(SHARE),
+            mend: every(MEND),
             prune: every(PRUNE),
             // Twice in the time that the service manager grants.
             watchdog: sd_notify::watchdog_enabled().map(|period| every(period / 2)),
@@ -311,6 +318,9 @@ impl Node {
             LinkChange::Present(link) => {
                 let ifindex = link.ifindex;
                 self.interfaces.present(link, &config, now);
+                if self.minds_link(ifindex) {
+                    self.links_changed.insert(ifindex);
+                }
                 if self.interfaces.is_newborn(ifindex, now) {
                     self.quiet.disturbed(ifindex, now);
                 }
@@ -359,7 +369,8 @@ impl Node {
         {
             self.failed(&failure);
         }
-        let changed = std::mem::take(&mut self.qdiscs_changed);
+        let mut changed = std::mem::take(&mut self.qdiscs_changed);
+        changed.append(&mut self.links_changed);
         if !changed.is_empty() {
             self.apply_to(Which::These(changed)).await;
         }

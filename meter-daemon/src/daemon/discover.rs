@@ -392,6 +392,7 @@ impl Node {
                 Err(failure) => outcome = Err(failure.into()),
             }
         }
+        self.release_links(&Which::Changed).await;
         self.measure_last(&left).await?;
         self.release_entries();
         for record in leaving {

@@ -27,6 +27,7 @@ use crate::{
     host::{
         clock,
         error::HostError,
+        netlink::NetlinkError,
         programs::{Shaper, Verdict},
         shaping::{self, Change, Found, Root, RootAfter},
     },
@@ -81,8 +82,10 @@ impl Node {
                 None if self.enforcer.touches(record.interface.ifindex) => self.lift(&record).await,
                 None => Ok(()),
             };
-            self.said(&record, stopped.and(shaped));
+            let linked = self.hold_link(&record).await;
+            self.said(&record, stopped.and(shaped).and(linked));
         }
+        self.release_links(&which).await;
     }
 
     /// Whether what is wanted of an interface stands, as far as we know without looking.
@@ -96,7 +99,9 @@ impl Node {
             None => touched.is_none(),
             rate => record.shaped.is_some() && touched.is_some_and(|it| it.rate == rate),
         };
-        stands && self.enforcer.verdict(record) == Some(verdict(self.wanted(&record.machine)))
+        stands
+            && self.enforcer.verdict(record) == Some(verdict(self.wanted(&record.machine)))
+            && self.link_stands(record.interface.ifindex)
     }
 
     /// What an interface is to be shaped to, if it is.
@@ -549,11 +554,13 @@ fn after(root: &RootAfter) -> String {
 
 /// Why an interface is not what it should be.
 #[derive(Debug, thiserror::Error)]
-enum EnforceError {
+pub(super) enum EnforceError {
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(transparent)]
     Shaping(#[from] shaping::ShapingError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]

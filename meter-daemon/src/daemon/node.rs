@@ -20,6 +20,7 @@ use super::{
     enforce::Which,
     interfaces::Interfaces,
     known::Known,
+    linkdown::HeldLinks,
     quiet::Quiet,
     records,
     shapers::Enforcer,
@@ -62,6 +63,7 @@ pub(crate) struct Node {
     pub(super) programs: Programs,
     pub(super) interfaces: Interfaces,
     pub(super) enforcer: Enforcer,
+    pub(super) links: HeldLinks,
     pub(super) arms: Arms,
     pub(super) slots: Slots,
     pub(super) known: Known,
@@ -75,6 +77,8 @@ pub(crate) struct Node {
     pub(super) quiet: Quiet,
     /// Interfaces that have a shaper of ours, on which a qdisc changed.
     pub(super) qdiscs_changed: BTreeSet<u32>,
+    /// Interfaces whose link is not what it should be.
+    pub(super) links_changed: BTreeSet<u32>,
     /// The last round failed: time alone brings no other before then, by the monotonic clock.
     pub(super) patience: Option<Duration>,
     /// Link events were lost.

@@ -20,6 +20,7 @@ use super::{
     guests::Guests,
     interfaces::Interfaces,
     known::Known,
+    linkdown::HeldLinks,
     node::{CycleError, Node},
     quiet::Quiet,
     records,
@@ -37,6 +38,7 @@ use crate::{
         clock,
         error::HostError,
         identity::{self, IdentityError},
+        linkdown::LinkDown,
         links::Links,
         netlink::NetlinkError,
         programs::{Attach, Hooks, Mode, ProgramOptions, Programs},
@@ -207,6 +209,7 @@ impl Node {
         interfaces.first_sight(links.dump().await?, &config, moment.monotonic);
 
         let enforcer = Enforcer::open(Shaping::open()?, &boot, netns, &remembered.notes).await?;
+        let held = HeldLinks::open(LinkDown::open()?, &boot, netns, &remembered.notes);
         let Remembered {
             slots,
             generations,
@@ -237,6 +240,7 @@ impl Node {
             programs,
             interfaces,
             enforcer,
+            links: held,
             arms: Arms::default(),
             known,
             audit: Audit::default(),
@@ -245,6 +249,7 @@ impl Node {
             terms_changed: true,
             quiet: Quiet::default(),
             qdiscs_changed: BTreeSet::new(),
+            links_changed: BTreeSet::new(),
             patience: None,
             overrun: false,
             closing: BTreeSet::new(),
