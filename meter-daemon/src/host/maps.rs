@@ -24,13 +24,16 @@ use super::{
 const SLOTS: &str = "SLOTS";
 const SLOTS_HIGH: &str = "SLOTS_HIGH";
 const COUNTERS: &str = "COUNTERS";
-const INTERFACES: &str = "INTERFACES";
+pub(super) const INTERFACES: &str = "INTERFACES";
 const MACHINES: &str = "MACHINES";
 const ARMINGS: &str = "ARMINGS";
 const REACHED: &str = "REACHED";
 const EXEMPT_V4: &str = "EXEMPT_V4";
 const EXEMPT_V6: &str = "EXEMPT_V6";
 const MAP_SET: &str = "MAP_SET";
+
+/// Where traffic is counted: the same maps in all layouts.
+pub(super) const COUNTED: [&str; 3] = [SLOTS, SLOTS_HIGH, COUNTERS];
 
 /// What a pinned map must look like to be ours.
 struct Shape {
@@ -83,7 +86,7 @@ pub(super) fn prepare(pins: &Pins, slots: u32) -> Result<(), HostError> {
     if pinned.is_empty() {
         return Ok(());
     }
-    let named = pins.map(MAP_SET).exists() && read_map_set(&pins.map(MAP_SET))?.id != 0;
+    let named = name(pins)?.is_some();
     if named && pinned.len() == shapes.len() {
         return pinned.into_iter().try_for_each(|shape| check(pins, shape));
     }
@@ -96,6 +99,23 @@ pub(super) fn prepare(pins: &Pins, slots: u32) -> Result<(), HostError> {
         pins::remove_file(&pins.map(shape.name))?;
     }
     Ok(())
+}
+
+/// Sees that another layout's counters have our size.
+pub(super) fn check_counted(pins: &Pins, slots: u32) -> Result<(), HostError> {
+    shapes(slots)
+        .iter()
+        .filter(|shape| COUNTED.contains(&shape.name))
+        .try_for_each(|shape| check(pins, shape))
+}
+
+/// The name of the set that is pinned there, if there is one and it has got its name.
+pub(super) fn name(pins: &Pins) -> Result<Option<u64>, HostError> {
+    let path = pins.map(MAP_SET);
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(Some(read_map_set(&path)?.id).filter(|id| *id != 0))
 }
 
 fn check(pins: &Pins, shape: &Shape) -> Result<(), HostError> {
@@ -153,20 +173,32 @@ pub(super) struct Maps {
 }
 
 impl Maps {
-    /// Takes the maps over from the loader. A new set gets the name `random_id`.
-    pub(super) fn adopt(ebpf: &mut Ebpf, slots: u32, random_id: u64) -> Result<Self, HostError> {
+    /// Takes the maps over from the loader. A new set gets the name `id`, last of all, and
+    /// these interfaces.
+    pub(super) fn adopt(
+        ebpf: &mut Ebpf,
+        slots: u32,
+        id: u64,
+        carried: &[Interface],
+    ) -> Result<Self, HostError> {
         let slots_map = raw(ebpf, SLOTS)?;
         let counters = raw(ebpf, COUNTERS)?;
         let cpus =
             nr_cpus().map_err(|(file, error)| HostError::system(format!("read {file}"), error))?;
+        let mut interfaces: Array<_, Interface> = typed(ebpf, INTERFACES)?;
         let mut set: Array<_, MapSet> = typed(ebpf, MAP_SET)?;
         let mut map_set = set
             .get(&0, 0)
             .map_err(|error| load_error(MAP_SET, &error))?;
         if map_set.id == 0 {
+            for (slot, interface) in (0..).zip(carried) {
+                interfaces
+                    .set(slot, interface, 0)
+                    .map_err(|error| load_error(INTERFACES, &error))?;
+            }
             map_set = MapSet {
                 // 0 is the mark of a set that has no name yet.
-                id: random_id.max(1),
+                id: id.max(1),
                 slots,
                 layout: LAYOUT,
             };
@@ -200,7 +232,7 @@ impl Maps {
             slots: Array::try_from(Map::Array(slots_map))
                 .map_err(|error| load_error(SLOTS, &error))?,
             slots_high,
-            interfaces: typed(ebpf, INTERFACES)?,
+            interfaces,
             counters,
             cpus,
             set: map_set,

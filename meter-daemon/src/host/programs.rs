@@ -22,7 +22,7 @@ use super::{
     pins::{Hook, Pins},
     rcu,
     reached::LimitEvents,
-    tcx,
+    takeover, tcx,
 };
 pub use super::{
     detach::{Removed, detach_all},
@@ -42,8 +42,8 @@ pub struct Programs {
 
 impl Programs {
     /// Loads the programs and adopts what is pinned: counters go on where they stood, and on
-    /// every hook the new program takes the place of the old between two packets. A new map
-    /// set is named `random_id`.
+    /// every hook the new program takes the place of the old between two packets, also where
+    /// another version's layout was pinned. A new map set is named `random_id`.
     ///
     /// Within a tokio runtime it also starts to pass the kernel program's messages on to `log`.
     ///
@@ -55,8 +55,13 @@ impl Programs {
         let pins = Pins::create(&options.pin_directory)?;
         rcu::restore(&options.runtime_directory);
         maps::prepare(&pins, options.slots)?;
+        let others = takeover::others(&options.pin_directory, &pins)?;
+        let carried = takeover::carry_maps(&others, &pins, options.slots)?;
+        let (id, interfaces) = carried.map_or((random_id, Vec::new()), |carried| {
+            (carried.id, carried.interfaces)
+        });
         let mut ebpf = load::object(&pins, options)?;
-        let maps = Maps::adopt(&mut ebpf, options.slots, random_id)?;
+        let maps = Maps::adopt(&mut ebpf, options.slots, id, &interfaces)?;
         let loaded = Loaded::new(&mut ebpf, mode)?;
         let programs = Self {
             mode,
@@ -66,7 +71,9 @@ impl Programs {
             maps,
             log: load::forward_log(&mut ebpf),
         };
+        takeover::move_links(&others, &programs.pins)?;
         programs.adopt()?;
+        takeover::remove(&others)?;
         Ok(programs)
     }
 
