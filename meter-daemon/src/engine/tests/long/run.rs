@@ -1,6 +1,6 @@
 //! Runs of the engine as the daemon runs it, with and without restarts, beside the model.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,13 +9,14 @@ use super::{
         reference::{Model, Shown, Told},
         world::Ledger,
     },
-    acts::Act,
+    acts::{self, Act},
     lots::Lots,
+    met::Met,
 };
 use crate::engine::{
     Effect, Engine, EngineSettings, Observation, Sample,
     command::{Command, CommandAction},
-    event::{Event, EventKind},
+    event::{Event, EventKind, State},
     plan::Terms,
     record::Kept,
     span::arrived_traffic,
@@ -143,7 +144,9 @@ impl Run {
                     volume.0
                 )
             }
-            EventKind::Paid { invoice, amount } | EventKind::Overdue { invoice, amount } => {
+            EventKind::Paid { invoice, amount }
+            | EventKind::Lapsed { invoice, amount }
+            | EventKind::Overdue { invoice, amount } => {
                 format!("{} {amount}", place(invoice))
             }
             EventKind::ToppedUp {
@@ -185,6 +188,7 @@ impl Run {
             rate: status.rate_limit_bits_per_second.map(|rate| rate.0),
             cap_remaining: status.cap_remaining.map(|left| left.0),
             pool_left: status.pool.map(|pool| pool.left.0),
+            cancellable: status.cancellable,
         }
     }
 
@@ -217,13 +221,19 @@ pub(super) struct Lockstep {
     pub(super) model: Model,
     steady: Run,
     pub(super) disturbed: Run,
+    /// Read more often than the others, where nobody was away.
+    fine: Run,
     /// The wall clock, and the latest instant it ever showed.
     wall: Timestamp,
-    pub(super) clock: Timestamp,
+    clock: Timestamp,
     guarded: bool,
+    /// By how much more often.
+    split: Lots,
+    /// The machines whose states may depend on when they were looked at.
+    by_steps: BTreeSet<MachineId>,
+    travelling: bool,
     acts: usize,
-    pub(super) steps: usize,
-    pub(super) events: Vec<Event>,
+    pub(super) met: Met,
 }
 
 impl Lockstep {
@@ -233,28 +243,42 @@ impl Lockstep {
             model: Model::new((*terms).clone()),
             steady: Run::new(&terms, None),
             disturbed: Run::new(&terms, Some(Lots::new(seed ^ 0x5EED))),
+            fine: Run::new(&terms, None),
+            split: Lots::new(seed ^ 0xF17E),
+            by_steps: BTreeSet::new(),
+            travelling: false,
             terms,
             wall: start,
             clock: start,
             guarded: false,
             acts: 0,
-            steps: 0,
-            events: Vec::new(),
+            met: Met::default(),
         };
         lockstep.step(start, Observation::default())?;
         Ok(lockstep)
     }
 
-    pub(super) fn months(&self) -> usize {
-        self.steady.ledger.closed.len()
+    /// What was met with on the way.
+    pub(super) fn met(mut self) -> Met {
+        self.met.add("month", self.steady.ledger.closed.len());
+        self.met.add("restart", self.disturbed.restarted);
+        self.met
     }
 
     pub(super) fn live(&mut self, act: &Act) -> Result<(), String> {
         match act {
-            Act::Travel { seconds, traffic } => self.travel(*seconds, traffic)?,
+            Act::Travel { seconds, traffic } => {
+                let clock = self.clock;
+                let from = self.wall;
+                self.travelling = true;
+                self.travel(*seconds, traffic)?;
+                self.travelling = false;
+                self.travel_finely((from, self.wall), clock, traffic)?;
+            }
             Act::Outage { seconds, traffic } => {
                 let (from, to) = (self.wall, self.wall + SignedDuration::from_secs(*seconds));
                 let (from, to) = (from.max(self.clock), to.max(self.clock));
+                let closed = self.steady.ledger.closed.len();
                 let samples = |traffic: &[(MachineId, Traffic)]| {
                     let sample = |(machine, traffic): &(MachineId, Traffic)| Sample {
                         machine: machine.clone(),
@@ -273,12 +297,24 @@ impl Lockstep {
                         commands: Vec::new(),
                     },
                 )?;
+                let crossed = self.steady.ledger.closed.len() - closed;
+                self.met
+                    .count(match crossed.div_ceil(self.terms.machines.len()) {
+                        0 => "outage within a period",
+                        1 => "outage over a boundary",
+                        2 => "outage over two boundaries",
+                        _ => "outage over three boundaries",
+                    });
             }
             Act::Back { seconds, guarded } => {
+                self.met.count("clock set back");
                 self.wall -= SignedDuration::from_secs(*seconds);
                 self.guarded = *guarded;
             }
             Act::Say(actions) => {
+                actions
+                    .iter()
+                    .for_each(|action| self.met.count(acts::word(action)));
                 let commands = actions.iter().map(|action| Command {
                     author: "ops".to_owned(),
                     reason: None,
@@ -297,6 +333,7 @@ impl Lockstep {
         if self.steady.ledger.states() != self.disturbed.ledger.states() {
             return Err("after restarts other things are kept".to_owned());
         }
+        self.finer_agrees()?;
         self.acts += 1;
         if self.acts.is_multiple_of(8) {
             self.look_alike()?;
@@ -342,30 +379,7 @@ impl Lockstep {
             let next = deadline
                 .filter(|deadline| *deadline < until)
                 .unwrap_or(until);
-            let sample = |(machine, whole): &(MachineId, Traffic)| {
-                let by = |instant| {
-                    if from == until {
-                        *whole
-                    } else {
-                        arrived_traffic(*whole, from, until, instant)
-                    }
-                };
-                let (by_then, earlier) = match before == from {
-                    true => (by(next), Traffic::ZERO),
-                    false => (by(next), by(before)),
-                };
-                Sample {
-                    machine: machine.clone(),
-                    from: before.max(self.clock),
-                    to: next.max(self.clock),
-                    traffic: Traffic {
-                        received: by_then.received.saturating_sub(earlier.received),
-                        sent: by_then.sent.saturating_sub(earlier.sent),
-                        exempt: by_then.exempt.saturating_sub(earlier.exempt),
-                    },
-                }
-            };
-            let traffic = traffic.iter().map(sample).collect();
+            let traffic = parts(traffic, (from, until), (before, next), self.clock);
             self.wall = next;
             self.step(
                 self.shown_time(next),
@@ -381,11 +395,92 @@ impl Lockstep {
         }
     }
 
+    /// The same for the engine that is read more often.
+    fn travel_finely(
+        &mut self,
+        (from, until): (Timestamp, Timestamp),
+        mut clock: Timestamp,
+        traffic: &[(MachineId, Traffic)],
+    ) -> Result<(), String> {
+        let mut before = from;
+        loop {
+            let left = u64::try_from(until.duration_since(before).as_secs()).unwrap();
+            let cut = match left {
+                0..3_600 => until,
+                _ => before + SignedDuration::from_secs(self.split.seconds(left / 4, left)),
+            };
+            let deadline = self.fine.engine.deadline().into_iter();
+            let next = deadline.chain([cut, until]).min().unwrap_or(until);
+            let observation = Observation {
+                traffic: parts(traffic, (from, until), (before, next), clock),
+                commands: Vec::new(),
+            };
+            let now = if self.guarded { next.max(clock) } else { next };
+            clock = clock.max(next);
+            self.fine.step(now, clock, observation)?;
+            self.met.count("finer step");
+            before = next;
+            if next >= until {
+                return Ok(());
+            }
+        }
+    }
+
+    /// However often it is read, an engine sums, grants and charges the same; and where no time
+    /// and no day decides, it is in the same state.
+    fn finer_agrees(&mut self) -> Result<(), String> {
+        let now = self.clock;
+        for id in self.terms.machines.keys() {
+            if self.model.depends_on_steps(id) {
+                self.by_steps.insert(id.clone());
+            }
+            let (mut coarse, mut fine) = (self.steady.shown(id, now), self.fine.shown(id, now));
+            if self.by_steps.contains(id) {
+                for shown in [&mut coarse, &mut fine] {
+                    (shown.state, shown.rule) = (State::Normal, None);
+                    (shown.flagged, shown.rate, shown.cap_remaining) = (false, None, None);
+                }
+            }
+            if coarse != fine {
+                return Err(format!(
+                    "at {now} {id}, read more often, shows\n  {fine:?}\nand else\n  {coarse:?}"
+                ));
+            }
+        }
+        let owed = |run: &Run| {
+            let closed: Vec<_> = run
+                .ledger
+                .closed
+                .iter()
+                .map(|(id, it)| (id.clone(), it.period_end, it.traffic))
+                .collect();
+            let bill = |it: crate::engine::view::InvoiceView| {
+                (it.machine, it.due, it.volume, it.amount, it.status)
+            };
+            let bills: Vec<_> = run.engine.invoices(None).into_iter().map(bill).collect();
+            let accounts = self.terms.accounts.keys();
+            let balances: Vec<_> = accounts
+                .map(|id| run.engine.balance(id).and_then(|view| view.balance))
+                .collect();
+            (closed, bills, balances)
+        };
+        let (coarse, fine) = (owed(&self.steady), owed(&self.fine));
+        if coarse != fine {
+            return Err(format!(
+                "at {now}, read more often, it closed, billed and has\n{fine:?}\nand else\n{coarse:?}"
+            ));
+        }
+        Ok(())
+    }
+
     fn step(&mut self, now: Timestamp, observation: Observation) -> Result<(), String> {
-        self.steps += 1;
+        self.met.count("step");
         self.clock = self.clock.max(now);
         let clock = self.clock;
         let steady = self.steady.step(now, clock, observation.clone())?;
+        if !self.travelling {
+            self.fine.step(now, clock, observation.clone())?;
+        }
         let disturbed = self.disturbed.step(now, clock, observation.clone())?;
         if steady != disturbed {
             return Err(format!(
@@ -420,9 +515,44 @@ impl Lockstep {
                 "at {now} the deadline is {deadline:?}, should be {expected:?}"
             ));
         }
-        self.events.extend(steady);
+        for event in steady {
+            self.met.count(event.kind.as_str());
+        }
         Ok(())
     }
+}
+
+/// What of traffic that comes evenly over `whole` comes in `part` of it, as the clock shows it.
+fn parts(
+    traffic: &[(MachineId, Traffic)],
+    whole: (Timestamp, Timestamp),
+    part: (Timestamp, Timestamp),
+    clock: Timestamp,
+) -> Vec<Sample> {
+    let by = |all: Traffic, instant: Timestamp| match instant {
+        instant if instant >= whole.1 => all,
+        instant if instant <= whole.0 => Traffic::ZERO,
+        instant => arrived_traffic(all, whole.0, whole.1, instant),
+    };
+    let sample = |(machine, all): &(MachineId, Traffic)| {
+        let (by_then, earlier) = (by(*all, part.1), by(*all, part.0));
+        let earlier = if part.0 == whole.0 {
+            Traffic::ZERO
+        } else {
+            earlier
+        };
+        Sample {
+            machine: machine.clone(),
+            from: part.0.max(clock),
+            to: part.1.max(clock),
+            traffic: Traffic {
+                received: by_then.received.saturating_sub(earlier.received),
+                sent: by_then.sent.saturating_sub(earlier.sent),
+                exempt: by_then.exempt.saturating_sub(earlier.exempt),
+            },
+        }
+    };
+    traffic.iter().map(sample).collect()
 }
 
 /// What was said in a step: the same things, in whatever order; states in the same order.

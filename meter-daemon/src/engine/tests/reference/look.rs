@@ -25,6 +25,16 @@ impl Model {
             .plan(&self.terms.machines[id], &self.terms)
     }
 
+    /// Whether a rule of its plan may find another state when it is looked at more often: one
+    /// that counts time from the look that saw it hold, or that compares with what time changes.
+    pub(in crate::engine::tests) fn depends_on_steps(&self, id: &MachineId) -> bool {
+        let plan = self.plan(id);
+        plan.iter().flat_map(|plan| &plan.rules).any(|rule| {
+            let by_time = matches!(rule.trigger, Trigger::Accrued(_) | Trigger::Forecast(_));
+            by_time || !rule.after.is_zero()
+        })
+    }
+
     pub(super) fn direction(&self, id: &MachineId) -> Direction {
         self.plan(id).map_or(Direction::Sum, |plan| plan.direction)
     }
@@ -151,10 +161,12 @@ impl Model {
         }
     }
 
+    /// The volume that a trigger compares with: reached, or exceeded.
     pub(super) fn mark(&self, id: &MachineId, trigger: Trigger, at: Timestamp) -> Option<u64> {
         let figure = self.figure(id, trigger, at)?;
         match trigger {
-            Trigger::Used(_) | Trigger::Over(_) | Trigger::Accrued(_) => Some(figure.floor()),
+            Trigger::Used(_) => Some(figure.ceil()),
+            Trigger::Over(_) | Trigger::Accrued(_) => Some(figure.floor()),
             Trigger::Cost(_) => {
                 let tariff = self.plan(id)?.price.as_ref()?.usage?;
                 let price = Exact::of(tariff.price);
@@ -184,10 +196,10 @@ impl Model {
                     .zip(forecast)
                     .is_some_and(|(figure, forecast)| forecast > figure)
             }
-            Trigger::Overdue => self
-                .bills
-                .iter()
-                .any(|bill| bill.machine == *id && bill.paid.is_none() && bill.due <= at),
+            Trigger::Overdue => self.bills.iter().any(|bill| {
+                let owed = !bill.extra && bill.paid.is_none();
+                bill.machine == *id && owed && bill.due <= at
+            }),
         }
     }
 
@@ -248,6 +260,29 @@ impl Model {
             overridden,
             acting: rule.action.is_some() && !overridden && (ripe || waits),
             announced: diary.was_announced(rule),
+            beyond: self.moved_beyond(id, rule, at),
+        }
+    }
+
+    /// What has moved beyond the byte at which usage made the rule act: a cap counts from there.
+    fn moved_beyond(&self, id: &MachineId, rule: &Rule, at: Timestamp) -> u64 {
+        let Some(mark) = self
+            .mark(id, rule.trigger, at)
+            .filter(|_| rule.after.is_zero())
+        else {
+            return 0;
+        };
+        let first = match rule.trigger {
+            Trigger::Used(_) => mark,
+            _ => mark + 1,
+        };
+        let (received, sent) = self.diaries[id].moved_before_last_look();
+        let before = counted(self.direction(id), received, sent);
+        let reached = before < first;
+        if reached {
+            self.used(id).saturating_sub(first)
+        } else {
+            0
         }
     }
 
@@ -319,7 +354,7 @@ impl Model {
         }
         let strength = |one: &&Seen| match one.rule.action {
             Some(Action::Suspend) => (3, 0),
-            Some(Action::Cap(_)) => (2, -i128::from(self.left_under(id, &one.rule))),
+            Some(Action::Cap(_)) => (2, -i128::from(self.left_under(id, &one.rule, one.beyond))),
             Some(Action::Throttle(rate)) => (1, -i128::from(rate.0)),
             None => (0, 0),
         };
@@ -341,12 +376,12 @@ impl Model {
     }
 
     /// What may still move under the cap of that rule.
-    fn left_under(&self, id: &MachineId, rule: &Rule) -> u64 {
+    fn left_under(&self, id: &MachineId, rule: &Rule, beyond: u64) -> u64 {
         let Some(Action::Cap(volume)) = rule.action else {
             return 0;
         };
         let moved = self.diaries[id].counted_since_acting(&rule.name);
-        volume.0.saturating_sub(moved)
+        volume.0.saturating_sub(moved.unwrap_or(beyond))
     }
 
     pub(super) fn cap_remaining(&self, id: &MachineId) -> Option<u64> {
@@ -355,7 +390,7 @@ impl Model {
             return None;
         }
         let seen = look.find(look.standing.rule.as_ref()?)?;
-        Some(self.left_under(id, &seen.rule))
+        Some(self.left_under(id, &seen.rule, seen.beyond))
     }
 
     /// With the period end the overrides of its rules.
@@ -458,15 +493,16 @@ impl Model {
         }
     }
 
-    /// Bills that have become overdue.
+    /// Bills that have become overdue, and orders that nobody paid.
     fn remind(&mut self, id: &MachineId, at: Timestamp) {
         for index in 0..self.bills.len() {
             let bill = &mut self.bills[index];
             let late = bill.machine == *id && bill.paid.is_none() && bill.due <= at;
-            if late && !bill.said_overdue {
-                bill.said_overdue = true;
+            if late && !bill.done_for {
+                bill.done_for = true;
+                let word = if bill.extra { "lapsed" } else { "overdue" };
                 let detail = format!("#{index} {}", bill.amount);
-                self.tell(id, at, "overdue", None, detail);
+                self.tell(id, at, word, None, detail);
             }
         }
     }
@@ -557,8 +593,9 @@ impl Model {
         }
         // A period's first forecast.
         let first = diary.period().start + DAY;
-        let foretells = |seen: &Seen| matches!(seen.rule.trigger, Trigger::Forecast(_));
-        if first > look.at && look.rules.iter().any(foretells) {
+        let foretells = |rule: &Rule| matches!(rule.trigger, Trigger::Forecast(_));
+        let plan = self.plan(id);
+        if first > look.at && plan.is_some_and(|plan| plan.rules.iter().any(foretells)) {
             all.push(first);
         }
         for seen in &look.rules {
@@ -578,11 +615,7 @@ impl Model {
             .bills
             .iter()
             .filter(|bill| bill.machine == *id && bill.paid.is_none());
-        all.extend(
-            unpaid
-                .filter(|bill| !bill.said_overdue)
-                .map(|bill| bill.due),
-        );
+        all.extend(unpaid.filter(|bill| !bill.done_for).map(|bill| bill.due));
         all.into_iter().min()
     }
 }

@@ -46,14 +46,15 @@ pub(super) struct Told {
 #[derive(Clone, Debug)]
 pub(super) struct Bill {
     pub(super) machine: MachineId,
-    pub(super) account: Option<AccountId>,
+    /// For volume that was ordered; else for what was used.
     pub(super) extra: bool,
+    /// When it is due; an order lapses then, or with the period that it is for.
     pub(super) due: Timestamp,
-    pub(super) valid: (Timestamp, Timestamp),
     pub(super) volume: u64,
     pub(super) amount: Money,
     pub(super) paid: Option<Timestamp>,
-    said_overdue: bool,
+    /// An order that was given up, or what is owed and late: it was said.
+    done_for: bool,
 }
 
 /// What `status` should show.
@@ -69,6 +70,7 @@ pub(super) struct Shown {
     pub(super) rate: Option<u64>,
     pub(super) cap_remaining: Option<u64>,
     pub(super) pool_left: Option<u64>,
+    pub(super) cancellable: bool,
 }
 
 /// The model of a node.
@@ -217,6 +219,7 @@ impl Model {
         let span = diary.period();
         let (received, sent, exempt) = diary.moved();
         let machine = &self.terms.machines[id];
+        let owed = |bill: &Bill| bill.machine == *id && !bill.extra && bill.paid.is_none();
         let pool_left = machine
             .account
             .as_ref()
@@ -232,6 +235,7 @@ impl Model {
             rate: standing.rate(),
             cap_remaining: self.cap_remaining(id),
             pool_left,
+            cancellable: !self.bills.iter().any(owed),
         }
     }
 
