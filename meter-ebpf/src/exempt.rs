@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use meter_common::{EXEMPT_PREFIXES, ExemptV4, ExemptV6, GROUP_BITS};
 
-use crate::traffic::{ETH_P_IPV4, network};
+use crate::traffic::{ETH_P_IPV4, ETHERNET, Network, network};
 
 /// By group and address: one for all plans.
 #[map]
@@ -19,12 +19,9 @@ static EXEMPT_V6: LpmTrie<ExemptV6, u32> = LpmTrie::with_max_entries(EXEMPT_PREF
 /// Whether the packet goes to, or comes from, an exempt prefix of this group.
 #[inline(never)]
 pub fn is_exempt(ctx: &TcContext, sent: bool, group: u32) -> bool {
-    let Some(network) = network(ctx) else {
+    let Some(network) = ip(ctx) else {
         return false;
     };
-    if !network.is_ip() {
-        return false;
-    }
     if network.ethertype == ETH_P_IPV4 {
         // The source address stands before the destination: RFC 791, section 3.1.
         let at = network.at + if sent { 16 } else { 12 };
@@ -43,6 +40,22 @@ pub fn is_exempt(ctx: &TcContext, sent: bool, group: u32) -> bool {
     let key = [head(group, 128), high, low];
     // SAFETY: the words are the 24 bytes of the key, see `head`.
     EXEMPT_V6.get(unsafe { &*key.as_ptr().cast() }).is_some()
+}
+
+/// Where the IP header stands. The kernel has looked at the Ethernet header already; it need
+/// be read only where a tag lies behind it.
+#[inline(always)]
+fn ip(ctx: &TcContext) -> Option<Network> {
+    // SAFETY: the kernel hands every program a context that outlives the call.
+    let protocol = unsafe { (*ctx.skb.skb).protocol } as u16;
+    let untagged = Network {
+        ethertype: u16::from_be(protocol),
+        at: ETHERNET,
+    };
+    if untagged.is_ip() {
+        return Some(untagged);
+    }
+    network(ctx).filter(Network::is_ip)
 }
 
 /// The length of a key in bits, and the group: a key's first two numbers in one, on a target

@@ -153,8 +153,8 @@ fn machine(interface: &Interface) -> Option<&'static Machine> {
 
 #[inline(always)]
 fn is_exempt<const SENT: bool>(ctx: &TcContext, machine: &Machine) -> bool {
-    let group = load(&machine.exempt_group) as u32;
-    group != NO_GROUP && exempt::is_exempt(ctx, SENT, group)
+    let group = load(&machine.exempt_group);
+    group != u64::from(NO_GROUP) && exempt::is_exempt(ctx, SENT, group as u32)
 }
 
 /// It is against no limit, and goes past the shaper; a suspension stops it, if the plan says

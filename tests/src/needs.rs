@@ -30,6 +30,19 @@ pub fn program(name: &str) -> bool {
     there
 }
 
+/// Whether the daemon under test can be shown another wall clock: a release build cannot.
+#[track_caller]
+pub fn shown_clock() -> Result<bool> {
+    let binary = crate::meterd::binary()?;
+    let debug = !binary
+        .components()
+        .any(|part| part.as_os_str() == "release");
+    if !debug {
+        say("a debug build of meterd");
+    }
+    Ok(debug)
+}
+
 /// Says that the calling test needs what is not there, and so tests nothing more.
 #[track_caller]
 pub fn say(what: &str) {

@@ -2,8 +2,9 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -73,7 +74,19 @@ impl Strace {
         let pid = pid.ok_or_else(|| Failure::new("strace has no process number"))?;
         // It may have ended with the process; it was not waited for, so the number is its own.
         kill_process(pid, Signal::TERM).could_not(|| "end strace")?;
-        self.0.wait().could_not(|| "wait for strace")?;
+        let begun = Instant::now();
+        while self
+            .0
+            .try_wait()
+            .could_not(|| "ask how strace is")?
+            .is_none()
+        {
+            // It may wait for ever for a thread of a process that it has killed.
+            if begun.elapsed() > Duration::from_secs(1) {
+                self.0.kill().could_not(|| "kill strace")?;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Ok(())
     }
 }
@@ -91,12 +104,27 @@ pub fn killing_from_the_start(call: &str, n: u32) -> Command {
     arguments(call, &format!("signal=KILL:when={n}"))
 }
 
+/// `strace … PROGRAM ARGUMENTS` that only writes down calls, with the paths of descriptors.
+#[must_use]
+pub fn writing_down(calls: &str, to: &Path) -> Command {
+    let mut command = quiet(calls);
+    command.arg("-y").arg("-o").arg(to);
+    command
+}
+
 fn arguments(calls: &str, what: &str) -> Command {
+    let mut command = quiet(calls);
+    command
+        .args(["-o", "/dev/null"])
+        .arg(format!("--inject={calls}:{what}"));
+    command
+}
+
+fn quiet(calls: &str) -> Command {
     let mut command = Command::new("strace");
     command
-        .args(["-f", "-qqq", "-o", "/dev/null"])
+        .args(["-f", "-qqq"])
         .arg(format!("--trace={calls}"))
-        .arg(format!("--inject={calls}:{what}"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());

@@ -42,6 +42,8 @@ Usage: cargo xtask VERB [OPTIONS]
                       every test, or those whose name contains FILTER, in two parts:
                       what needs no privilege, as you; what makes namespaces, links and
                       kernel programs, built as you and run as root (asks sudo)
+  test-crash          the power cut at 50 000 instants, and a kill in every system call by which
+                      the daemon changes a file or the kernel. Needs root (asks sudo); slow
   test-kernel [--kernel VMLINUZ] [--modules FOLDER] [FILTER]
                       what needs root, on another kernel, by default the newest
                       /boot/vmlinuz-6.1*: booted in QEMU, emulated and so slow; needs no root
@@ -108,6 +110,7 @@ enum Verb {
     Ebpf,
     Demo(demo::Selection),
     Test(test::Selection),
+    TestCrash,
     TestKernel(test_kernel::Selection),
     Lint(lint::Deny),
     Ci,
@@ -125,16 +128,16 @@ impl Verb {
             ("test", rest) => test::Selection::read(rest)
                 .map(Self::Test)
                 .map_err(Failure::Usage),
+            ("test-crash", []) => Ok(Self::TestCrash),
             ("test-kernel", rest) => test_kernel::Selection::read(rest)
                 .map(Self::TestKernel)
                 .map_err(Failure::Usage),
             ("lint", []) => Ok(Self::Lint(lint::Deny::IfInstalled)),
             ("lint", ["--install"]) => Ok(Self::Lint(lint::Deny::Install)),
             ("ci", []) => Ok(Self::Ci),
-            ("build" | "ebpf" | "lint" | "ci", rest) => Err(Failure::Usage(format!(
-                "`{verb}` does not take `{}`",
-                rest.join(" ")
-            ))),
+            ("build" | "ebpf" | "lint" | "ci" | "test-crash", rest) => Err(Failure::Usage(
+                format!("`{verb}` does not take `{}`", rest.join(" ")),
+            )),
             _ => Err(Failure::Usage(format!("there is no verb `{verb}`"))),
         }
     }
@@ -153,6 +156,7 @@ impl Verb {
             }
             Self::Demo(selection) => demo::run(project, steps, selection),
             Self::Test(selection) => test::run(project, steps, selection),
+            Self::TestCrash => test::run(project, steps, &test::Selection::every_crash()),
             Self::TestKernel(selection) => test_kernel::run(project, steps, selection),
             Self::Lint(deny) => lint::run(project, steps, *deny),
             Self::Ci => {

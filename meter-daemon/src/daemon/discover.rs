@@ -61,7 +61,9 @@ impl Node {
         batch.slots = opened.into_iter().chain(renamed).collect();
         batch.events.extend(renamings);
         batch.highest = self.interfaces.highest_if_grown();
-        batch.notes = self.known.news(&self.interfaces, &self.config);
+        batch
+            .notes
+            .extend(self.known.news(&self.interfaces, &self.config));
         batch.notes.extend(self.interfaces.guests.news());
         let news = claims_changed
             || !batch.slots.is_empty()
@@ -390,6 +392,7 @@ impl Node {
                 Err(failure) => outcome = Err(failure.into()),
             }
         }
+        self.release_links(&Which::Changed).await;
         self.measure_last(&left).await?;
         self.release_entries();
         for record in leaving {
@@ -398,6 +401,7 @@ impl Node {
                 && self.slots.of_interface(record.interface).is_none()
             {
                 self.interfaces.forget(ifindex);
+                self.quiet.give_up(ifindex);
                 for what in ["attach", "drift", "enforce", "unknown"] {
                     self.tally.say_again(&format!("{what} {ifindex}"));
                 }

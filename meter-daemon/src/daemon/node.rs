@@ -20,6 +20,8 @@ use super::{
     enforce::Which,
     interfaces::Interfaces,
     known::Known,
+    linkdown::HeldLinks,
+    quiet::Quiet,
     records,
     shapers::Enforcer,
     slots::Slots,
@@ -43,14 +45,15 @@ use crate::{
         programs::{Programs, SlotReading},
     },
     ledger::{
-        Batch, CommandRecord, CounterId, EventRecord, Ledger, LedgerError, Lock, Reader, Reading,
-        Slot, SlotRecord, cursor,
+        Batch, BootId, CommandRecord, CounterId, EventRecord, Ledger, LedgerError, Lock, Reader,
+        Reading, Slot, SlotRecord, cursor,
     },
 };
 
 /// Everything the loop holds.
 pub(crate) struct Node {
     pub(super) config: Arc<Config>,
+    pub(super) boot: BootId,
     pub(super) clock: EngineClock,
     /// Before the ledger, so that the ledger's is the last connection to close: a reader could
     /// not empty the log, and a copy of the file alone would lack what is in it.
@@ -60,6 +63,7 @@ pub(crate) struct Node {
     pub(super) programs: Programs,
     pub(super) interfaces: Interfaces,
     pub(super) enforcer: Enforcer,
+    pub(super) links: HeldLinks,
     pub(super) arms: Arms,
     pub(super) slots: Slots,
     pub(super) known: Known,
@@ -69,8 +73,12 @@ pub(crate) struct Node {
     pub(super) attached: BTreeMap<u32, u32>,
     /// Who is metered, or how, is other than the engine was told.
     pub(super) terms_changed: bool,
+    /// Interfaces that somebody is setting up.
+    pub(super) quiet: Quiet,
     /// Interfaces that have a shaper of ours, on which a qdisc changed.
     pub(super) qdiscs_changed: BTreeSet<u32>,
+    /// Interfaces whose link is not what it should be.
+    pub(super) links_changed: BTreeSet<u32>,
     /// The last round failed: time alone brings no other before then, by the monotonic clock.
     pub(super) patience: Option<Duration>,
     /// Link events were lost.
@@ -158,6 +166,31 @@ impl Node {
         self.exempt();
         self.arm_and_apply(Which::Changed).await;
         Ok(effects)
+    }
+
+    /// An operator answers for a wall clock that jumped ahead: it is believed from now on.
+    pub(crate) async fn confirm_clock(
+        &mut self,
+        by: &str,
+        finish: impl FnOnce(&EventRecord) -> Option<CommandRecord>,
+    ) -> Result<EventRecord, CycleError> {
+        // What moved so far is of the time before.
+        self.measure().await?;
+        let before = self.clock;
+        self.clock.confirm();
+        let now = self.now();
+        let event = records::clock_confirmed(now, by);
+        let engine = self.engine.clone();
+        let mut batch = self.batch(now, &engine, &[]);
+        batch.events.push(event.clone());
+        batch.commands.extend(finish(&event));
+        if let Err(failure) = self.commit(&batch, engine) {
+            self.clock = before;
+            return Err(failure.into());
+        }
+        // What it brings: periods that ended.
+        self.poll().await?;
+        Ok(event)
     }
 
     /// What commands would do: the same step, on a clone that is thrown away.
@@ -317,7 +350,8 @@ impl Node {
             changes: next.changes_since(&self.engine),
             events,
             commands: Vec::new(),
-            notes: Vec::new(),
+            // A restart within this boot compares the clocks with it.
+            notes: Vec::from_iter(self.clock.mark().map(|mark| mark.note(&self.boot))),
             highest: None,
         }
     }

@@ -20,12 +20,14 @@ use super::{
     guests::Guests,
     interfaces::Interfaces,
     known::Known,
+    linkdown::HeldLinks,
     node::{CycleError, Node},
+    quiet::Quiet,
     records,
     shapers::Enforcer,
     slots::Slots,
     tally::Tally,
-    time::EngineClock,
+    time::{EngineClock, Mark},
 };
 use crate::{
     api::{self, socket::BindError},
@@ -36,6 +38,7 @@ use crate::{
         clock,
         error::HostError,
         identity::{self, IdentityError},
+        linkdown::LinkDown,
         links::Links,
         netlink::NetlinkError,
         programs::{Attach, Hooks, Mode, ProgramOptions, Programs},
@@ -175,9 +178,10 @@ impl Node {
         let programs = Programs::open(&program_options(&config), random_id()?)?;
         let map_set = MapSetId(programs.map_set());
 
-        let mut clock_of_engine = EngineClock::new(remembered.last);
+        let mark = Mark::from_notes(&remembered.notes, &boot);
+        let mut clock_of_engine = EngineClock::new(remembered.last, mark);
         let moment = clock::now();
-        let (now, _) = clock_of_engine.advance(super::node::clock_reading(&moment));
+        let (now, step) = clock_of_engine.advance(super::node::clock_reading(&moment));
         let highest = remembered
             .highest
             .iter()
@@ -187,7 +191,8 @@ impl Node {
             .highest
             .iter()
             .any(|highest| highest.boot == boot);
-        let later_boot = !same_boot && remembered.last.is_some();
+        // Not by the last record: a first start that was cut short has one, and has seen nothing.
+        let later_boot = !same_boot && !remembered.highest.is_empty();
         let mut guests = Guests::new(&boot, netns, &remembered.notes);
         guests.look(&config, moment.monotonic);
         let known = Known::from_notes(&remembered.notes);
@@ -204,6 +209,7 @@ impl Node {
         interfaces.first_sight(links.dump().await?, &config, moment.monotonic);
 
         let enforcer = Enforcer::open(Shaping::open()?, &boot, netns, &remembered.notes).await?;
+        let held = HeldLinks::open(LinkDown::open()?, &boot, netns, &remembered.notes);
         let Remembered {
             slots,
             generations,
@@ -224,8 +230,9 @@ impl Node {
         let engine = Engine::new(terms, kept, engine_settings(&config))?;
 
         let mut node = Self {
-            slots: Slots::new(boot, map_set, programs.slots(), live, generations),
+            slots: Slots::new(boot.clone(), map_set, programs.slots(), live, generations),
             config,
+            boot,
             clock: clock_of_engine,
             ledger,
             reader,
@@ -233,18 +240,24 @@ impl Node {
             programs,
             interfaces,
             enforcer,
+            links: held,
             arms: Arms::default(),
             known,
             audit: Audit::default(),
             drops: Drops::default(),
             attached: BTreeMap::new(),
             terms_changed: true,
+            quiet: Quiet::default(),
             qdiscs_changed: BTreeSet::new(),
+            links_changed: BTreeSet::new(),
             patience: None,
             overrun: false,
             closing: BTreeSet::new(),
             measured_to: last.unwrap_or(now),
-            pending: Vec::new(),
+            pending: Vec::from_iter(step.map(|step| {
+                warn!("{step}");
+                records::clock(now, &step.to_string())
+            })),
             tally: Tally::default(),
             _lock: lock,
         };

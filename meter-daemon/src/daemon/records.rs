@@ -257,6 +257,11 @@ pub(crate) fn clock(time: Timestamp, detail: &str) -> EventRecord {
     host_event(time, "clock-stepped", None, json!({ "detail": detail }))
 }
 
+pub(crate) fn clock_confirmed(time: Timestamp, by: &str) -> EventRecord {
+    let detail = format!("the wall clock was confirmed by {by}");
+    host_event(time, "clock-confirmed", None, json!({ "detail": detail }))
+}
+
 pub(crate) fn reloaded(time: Timestamp, changes: &[String]) -> EventRecord {
     host_event(
         time,

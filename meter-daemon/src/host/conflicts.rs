@@ -77,14 +77,14 @@ pub async fn on(
         )),
         Root::Foreign { kind, why } => conflicts.push(Conflict::hindering(
             format!("a root qdisc {kind} that could not be put back ({why})"),
-            "left alone: what the guest receives is not throttled; caps and suspensions hold",
+            "left alone: a throttle polices the guest instead of shaping it",
         )),
     }
     let bypassed = found.bypassed_by(mode);
     if !bypassed.is_empty() {
         conflicts.push(Conflict::hindering(
             format!("filters at its ingress: {}", bypassed.join(", ")),
-            "not led past: what the guest sends is not throttled; caps and suspensions hold. \
+            "not led past: a throttle polices what the guest sends instead of shaping it. \
              Anti-spoofing rules do as well in the bridge or forward hook",
         ));
     }

@@ -10,8 +10,11 @@
 
 mod allowed;
 mod arena;
+mod beyond;
 mod clsact;
+mod cost;
 mod counting;
+mod exempt;
 mod leaving;
 mod limits;
 mod log;
@@ -19,6 +22,7 @@ mod neighbours;
 #[path = "../node/mod.rs"]
 mod node;
 mod pinned;
+mod police;
 mod shaping;
 mod speed;
 mod weight;

@@ -14,7 +14,7 @@ use crate::{
     topology::{Family, Party},
 };
 
-const UDP_SEGMENT: i32 = 103;
+pub(super) const UDP_SEGMENT: i32 = 103;
 
 /// Datagrams that are to be sent.
 #[derive(Clone, Copy, Debug)]

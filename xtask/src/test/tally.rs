@@ -8,8 +8,8 @@ pub(crate) struct Tally {
     passed: u64,
     failed: u64,
     ignored: u64,
-    /// Said what this machine lacks, and passed by doing nothing more: how many, by what.
-    need: BTreeMap<String, u64>,
+    /// Said what they need and this machine lacks, and passed by doing nothing more.
+    needed: BTreeMap<String, u64>,
     programs: u64,
     /// What failed, by name, for the end.
     pub(crate) failures: Vec<String>,
@@ -20,11 +20,11 @@ impl fmt::Display for Tally {
         write!(
             formatter,
             "{} passed, {} failed, {} ignored",
-            self.passed.saturating_sub(self.need.values().sum()),
+            self.passed.saturating_sub(self.needed.values().sum()),
             self.failed,
             self.ignored
         )?;
-        for (what, tests) in &self.need {
+        for (what, tests) in &self.needed {
             match tests {
                 1 => write!(formatter, ", 1 not tested as it needs {what}")?,
                 more => write!(formatter, ", {more} not tested as they need {what}")?,
@@ -67,11 +67,10 @@ impl Tally {
             self.add(result);
         }
         // Package meter-tests' words, in `needs`.
-        if let Some((what, _place)) = line
-            .strip_prefix("needs ")
-            .and_then(|rest| rest.split_once(": "))
+        if let Some((what, place)) = line.strip_prefix("needs ").and_then(|l| l.split_once(": "))
+            && place.contains(".rs:")
         {
-            *self.need.entry(what.to_owned()).or_default() += 1;
+            *self.needed.entry(what.to_owned()).or_default() += 1;
         }
     }
 

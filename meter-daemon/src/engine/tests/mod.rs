@@ -8,6 +8,7 @@ mod commands;
 mod explained;
 mod laws;
 mod long;
+mod promises;
 mod reference;
 mod scale;
 mod systems;

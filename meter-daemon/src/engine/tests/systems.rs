@@ -217,6 +217,57 @@ fn invapi_the_payment_and_the_accounts_transactions_can_be_read() {
     assert_eq!(view.balance, Some(money("0 EUR")));
 }
 
+#[test]
+fn invapi_the_forecasts_own_notice_carries_the_offer_with_the_recommended_volume() {
+    let mut world = World::of(invapi(), "2026-06-01");
+    world.moves("2026-06-11", 500 * GB);
+    let told = world.told("notice");
+    let EventKind::Notice { message, offer, .. } = &told[0].kind else {
+        panic!("a notice");
+    };
+    assert_eq!(told[0].rule, Some("forecast 100%".into()));
+    let offer = offer.as_ref().expect("it carries the offer");
+    assert_eq!(offer.recommended, Bytes(TB));
+    for part in [
+        "At its current rate m will have used 1.5 TB",
+        "recommended extra volume: 1 TB",
+        "1 TB for 1.50 EUR",
+    ] {
+        assert!(message.contains(part), "{part} in: {message}");
+    }
+}
+
+#[test]
+fn invapi_every_bill_has_a_number_of_its_own() {
+    let mut world = over_in_june(false);
+    world.top_up(TB).top_up(TB);
+    let bills = world.engine.invoices(None);
+    let numbers: Vec<_> = bills.iter().map(|bill| bill.invoice.as_str()).collect();
+    assert_eq!(numbers, ["2026-000001", "2026-000002", "2026-000003"]);
+}
+
+#[test]
+fn invapi_paid_within_5_days_it_is_never_limited() {
+    let mut world = over_in_june(false);
+    world.wait("2026-07-05T23:59:59");
+    let bill = world.last_bill();
+    world.pay(&bill).wait("2026-07-31");
+    assert_eq!(world.told("overdue").len() + world.told("capped").len(), 0);
+}
+
+#[test]
+fn invapi_the_status_of_a_bill_can_be_read_before_and_after_its_due_date_and_its_payment() {
+    let mut world = over_in_june(false);
+    let status = |world: &World| world.engine.invoices(None)[0].status;
+    assert_eq!(status(&world), InvoiceStatus::Unpaid);
+    world.wait("2026-07-06");
+    assert_eq!(status(&world), InvoiceStatus::Overdue);
+    let bill = world.last_bill();
+    world.pay(&bill);
+    assert_eq!(status(&world), InvoiceStatus::Paid);
+    assert_eq!(world.engine.invoices(None)[0].paid, Some(at("2026-07-06")));
+}
+
 // 2. edis
 
 #[test]
@@ -359,6 +410,31 @@ fn edis_a_warning_goes_out_once_per_period_and_threshold() {
     assert_eq!(world.notices(), ["used 80%", "used 80%"]);
 }
 
+#[test]
+fn edis_the_machine_stays_online_however_much_it_used() {
+    let mut world = World::of(edis(), "2026-06-01");
+    for _ in 0..10 {
+        world.uses(TB);
+    }
+    assert_eq!(world.state(), State::Throttled);
+    assert_eq!(world.status().remaining, Some(Bytes::ZERO));
+    assert_eq!(world.status().ratio, Some(10.0));
+    assert_eq!(
+        world.told("charged").len() + world.told("invoiced").len(),
+        0
+    );
+}
+
+#[test]
+fn edis_the_total_available_moves_up_when_volume_is_added() {
+    let mut world = World::of(edis(), "2026-06-01");
+    world.uses(500 * GB).top_up(TB);
+    let status = world.status();
+    assert_eq!(status.allowance, Some(Bytes(2 * TB)));
+    assert_eq!(status.remaining, Some(Bytes(1_500 * GB)));
+    assert_eq!(status.ratio, Some(0.25));
+}
+
 // 3. caasify
 
 #[test]
@@ -427,6 +503,16 @@ fn caasify_a_months_31st_day_grants_nothing_more() {
 }
 
 #[test]
+fn caasify_the_closing_period_is_not_judged_by_the_day_that_follows_it() {
+    // 28 days of 100 GB were granted.
+    let mut world = World::of(caasify(3 * TB), "2026-02-28");
+    world.moves("2026-03-01", 2_801 * GB);
+    assert_eq!(world.times("flagged"), ["2026-03-01T00:00:00Z"]);
+    assert_eq!(world.told("flagged")[0].used, Bytes(2_801 * GB));
+    assert!(!world.status().flagged);
+}
+
+#[test]
 fn caasify_the_excess_is_charged_as_it_accrues_and_the_balance_may_fall_below_zero() {
     let acme = crate::engine::plan::Account {
         opening_balance: Some(money("1 EUR")),
@@ -482,6 +568,30 @@ fn caasify_a_top_up_is_granted_whole_and_at_once() {
         !world.status().flagged,
         "100 GB of the day and the whole top-up"
     );
+}
+
+#[test]
+fn caasify_service_is_never_interrupted() {
+    let mut world = World::with_account(caasify(TB), account("acme"), "2026-06-01");
+    for _ in 0..20 {
+        world.uses(TB);
+        assert_eq!(world.state(), State::Normal);
+        assert_eq!(world.enforcement(), Enforcement::None);
+        assert_eq!(world.engine.boundaries(&m(), world.now), []);
+    }
+    let balance = world.engine.balance(&"acme".into()).unwrap().balance;
+    assert_eq!(balance, Some(money("-190 EUR")));
+}
+
+#[test]
+fn caasify_an_upgrade_at_any_time_ends_the_excess() {
+    let mut world = World::of(caasify(TB), "2026-06-10");
+    world.uses(600 * GB);
+    assert!(world.status().flagged, "333.33 GB are granted");
+    world.set(Change::Allowance(limited(3 * TB)));
+    assert!(!world.status().flagged, "a TB is");
+    world.uses(900 * GB);
+    assert_eq!(world.charged(), Decimal::ZERO);
 }
 
 // 4. calendar suspend
@@ -554,6 +664,13 @@ fn calendar_suspend_returns_by_itself_when_the_allowance_resets() {
         "used 100% after 24h",
         "and says so"
     );
+}
+
+#[test]
+fn calendar_suspend_a_reset_within_the_24_hours_stops_them() {
+    let mut world = World::of(calendar_suspend(), "2026-06-30T12:00:00");
+    world.uses(1_100 * GB).wait("2026-07-10");
+    assert_eq!(world.told("suspended").len(), 0);
 }
 
 #[test]

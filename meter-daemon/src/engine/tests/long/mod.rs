@@ -47,7 +47,10 @@ fn live(seed: u64) -> Result<Lockstep, (History, String)> {
             return Err((history, problem));
         }
     }
-    Ok(lockstep)
+    match lockstep.look_alike() {
+        Ok(()) => Ok(lockstep),
+        Err(problem) => Err((history, problem)),
+    }
 }
 
 /// Lives through a history that was drawn before.
@@ -57,7 +60,8 @@ fn relive(history: &History, acts: &[Act], seed: u64) -> Option<String> {
         Ok(lockstep) => lockstep,
         Err(problem) => return Some(problem),
     };
-    acts.iter().find_map(|act| lockstep.live(act).err())
+    let wrong = acts.iter().find_map(|act| lockstep.live(act).err());
+    wrong.or_else(|| lockstep.look_alike().err())
 }
 
 /// The shortest history found that still goes wrong, and how.

@@ -221,6 +221,7 @@ pub(super) struct Lockstep {
     wall: Timestamp,
     pub(super) clock: Timestamp,
     guarded: bool,
+    acts: usize,
     pub(super) steps: usize,
     pub(super) events: Vec<Event>,
 }
@@ -236,6 +237,7 @@ impl Lockstep {
             wall: start,
             clock: start,
             guarded: false,
+            acts: 0,
             steps: 0,
             events: Vec::new(),
         };
@@ -292,25 +294,34 @@ impl Lockstep {
                 )?;
             }
         }
-        let now = self.clock;
-        let (steady, disturbed) = (self.steady.seen(now), self.disturbed.seen(now));
-        if steady != disturbed {
-            let pairs = steady.chars().zip(disturbed.chars());
-            let same = pairs.take_while(|(one, other)| one == other).count();
-            let near = |text: &str| {
-                let text = text.chars().skip(same.saturating_sub(80)).take(200);
-                text.collect::<String>()
-            };
-            return Err(format!(
-                "at {now} after restarts it shows\n…{}…\nand without\n…{}…",
-                near(&disturbed),
-                near(&steady)
-            ));
+        if self.steady.ledger.states() != self.disturbed.ledger.states() {
+            return Err("after restarts other things are kept".to_owned());
         }
-        if self.steady.ledger.closed != self.disturbed.ledger.closed {
-            return Err("after restarts other periods were closed".to_owned());
+        self.acts += 1;
+        if self.acts.is_multiple_of(8) {
+            self.look_alike()?;
         }
         Ok(())
+    }
+
+    /// Whether the disturbed engine shows what the undisturbed one does, to the last word.
+    pub(super) fn look_alike(&self) -> Result<(), String> {
+        let now = self.clock;
+        let (steady, disturbed) = (self.steady.seen(now), self.disturbed.seen(now));
+        if steady == disturbed {
+            return Ok(());
+        }
+        let pairs = steady.chars().zip(disturbed.chars());
+        let same = pairs.take_while(|(one, other)| one == other).count();
+        let near = |text: &str| {
+            let text = text.chars().skip(same.saturating_sub(80)).take(200);
+            text.collect::<String>()
+        };
+        Err(format!(
+            "at {now} after restarts it shows\n…{}…\nand without\n…{}…",
+            near(&disturbed),
+            near(&steady)
+        ))
     }
 
     /// What the daemon takes for the time when the wall clock shows this.
