@@ -13,8 +13,10 @@ mod interfaces;
 mod known;
 mod leave;
 mod limits;
+mod linkdown;
 mod node;
 mod open;
+mod quiet;
 mod records;
 mod shapers;
 mod share;
@@ -53,6 +55,9 @@ const SETTLE: Duration = Duration::from_millis(2);
 
 /// How often a throttled machine's rate is divided anew among its interfaces.
 const SHARE: Duration = Duration::from_secs(1);
+
+/// How often what a link lost, or somebody who sets it up, is seen to between polls.
+const MEND: Duration = Duration::from_millis(500);
 
 /// How often some of the rows past their retention are removed.
 const PRUNE: Duration = Duration::from_secs(60);
@@ -104,6 +109,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     let mut timers = Timers::new(&node);
     let outcome = loop {
         let deadline = node.until_deadline().map(|wait| Instant::now() + wait);
+        let quiet = node.until_quiet().map(|wait| Instant::now() + wait);
         let hypervisors = node.until_hypervisors().map(|wait| Instant::now() + wait);
         // In no order: whatever comes all the time must not keep the others from their turn.
         tokio::select! {
@@ -134,12 +140,14 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
                 }
             }
             () = until(deadline) => node.tick(&links).await,
+            () = until(quiet) => node.take_what_is_quiet().await,
             () = until(hypervisors) => {
                 node.ask_hypervisors();
                 node.act_on_links(&links).await;
             }
             _ = timers.poll.tick() => node.tick(&links).await,
             _ = timers.share.tick(), if node.has_shares() => node.share().await,
+            _ = timers.mend.tick(), if node.has_links_to_mend() => node.mend_links().await,
             _ = timers.prune.tick() => node.prune(),
             () = watchdog(&mut timers.watchdog) => notify(&[sd_notify::NotifyState::Watchdog]),
         }
@@ -204,6 +212,7 @@ async fn until(deadline: Option<Instant>) {
 struct Timers {
     poll: Interval,
     share: Interval,
+    mend: Interval,
     prune: Interval,
     watchdog: Option<Interval>,
 }
@@ -213,6 +222,7 @@ impl Timers {
         Self {
             poll: every(node.config.poll_interval),
             share: every(SHARE),
+            mend: every(MEND),
             prune: every(PRUNE),
             // Twice in the time that the service manager grants.
             watchdog: sd_notify::watchdog_enabled().map(|period| every(period / 2)),
@@ -306,13 +316,21 @@ impl Node {
         let config = std::sync::Arc::clone(&self.config);
         match change {
             LinkChange::Present(link) => {
+                let ifindex = link.ifindex;
                 self.interfaces.present(link, &config, now);
+                if self.minds_link(ifindex) {
+                    self.links_changed.insert(ifindex);
+                }
+                if self.interfaces.is_newborn(ifindex, now) {
+                    self.quiet.disturbed(ifindex, now);
+                }
             }
             LinkChange::Gone(link) => {
                 self.mourn(&link);
                 self.interfaces.departed(&link);
             }
             LinkChange::QdiscChanged { ifindex } => {
+                self.quiet.disturbed(ifindex, now);
                 if self.enforcer.touches(ifindex) {
                     self.qdiscs_changed.insert(ifindex);
                 }
@@ -351,7 +369,8 @@ impl Node {
         {
             self.failed(&failure);
         }
-        let changed = std::mem::take(&mut self.qdiscs_changed);
+        let mut changed = std::mem::take(&mut self.qdiscs_changed);
+        changed.append(&mut self.links_changed);
         if !changed.is_empty() {
             self.apply_to(Which::These(changed)).await;
         }

@@ -19,6 +19,8 @@ pub mod needs;
 pub mod netlink;
 pub mod packet;
 pub mod paper;
+pub mod routed;
+pub mod routing;
 pub mod sandbox;
 pub mod scene;
 pub mod strace;

@@ -177,6 +177,12 @@ fn plan(old: &Plan, new: &Plan) -> Changes {
     }
     changes.note("enforce", &old.enforce, &new.enforce, bool::to_string);
     changes.note("exempt", &old.exempt, &new.exempt, |list| list_of(list));
+    changes.note(
+        "exempt-when-suspended",
+        &old.exempt_when_suspended,
+        &new.exempt_when_suspended,
+        bool::to_string,
+    );
     changes
 }
 

@@ -28,6 +28,7 @@ pub(super) const KEYS: &[&str] = &[
     "rule",
     "enforce",
     "exempt",
+    "exempt-when-suspended",
 ];
 
 /// The days after which a bill is due where the plan does not say.
@@ -60,6 +61,7 @@ pub(super) fn read(table: Table<'_>, name: PlanName) -> Arc<Plan> {
         .collect();
     let enforce = table.switch("enforce").unwrap_or(true);
     let exempt = table.list("exempt", &PREFIX);
+    let exempt_when_suspended = table.switch("exempt-when-suspended").unwrap_or(false);
 
     rule::refuse_twins(&rules, table.problems);
     let checked = Checked {
@@ -97,6 +99,7 @@ pub(super) fn read(table: Table<'_>, name: PlanName) -> Arc<Plan> {
         rules: rules.into_iter().map(|rule| rule.value).collect(),
         enforce,
         exempt: exempt.into_iter().map(|prefix| prefix.value).collect(),
+        exempt_when_suspended,
     })
 }
 

@@ -176,6 +176,7 @@ impl Node {
             .map(|record| record.name.clone())
             .collect();
         status.interfaces.sort();
+        status.links = self.link_sentences(machine);
         Some(status)
     }
 
@@ -205,8 +206,9 @@ impl Node {
             .ok_or_else(|| unknown("machine", machine))?;
         let mut value = json!(explanation);
         if let Value::Object(object) = &mut value {
-            let sentences: Vec<String> =
+            let mut sentences: Vec<String> =
                 explanation.to_string().lines().map(str::to_owned).collect();
+            sentences.extend(self.link_sentences(machine));
             object.insert("sentences".into(), json!(sentences));
         }
         Ok(value)

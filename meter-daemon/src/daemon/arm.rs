@@ -237,7 +237,7 @@ impl Node {
     /// Tells the program whose traffic is exempt.
     pub(super) fn exempt(&mut self) {
         let mut wanted: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
-        let mut of: Vec<(u32, u32)> = Vec::new();
+        let mut of: Vec<(u32, u32, ExemptWhenSuspended)> = Vec::new();
         let mut lists: BTreeMap<Option<String>, u32> = BTreeMap::new();
         for (machine, index) in self.arms.indices.iter() {
             let plan = self.engine.plan(machine);
@@ -253,7 +253,12 @@ impl Node {
                 }
                 group
             });
-            of.push((index, group));
+            let passes = plan.is_some_and(|plan| plan.exempt_when_suspended);
+            let when_suspended = match passes {
+                true => ExemptWhenSuspended::Passes,
+                false => ExemptWhenSuspended::Stopped,
+            };
+            of.push((index, group, when_suspended));
         }
         let outcome = self.set_exempt(&wanted, &of);
         match outcome {
@@ -272,7 +277,7 @@ impl Node {
     fn set_exempt(
         &mut self,
         wanted: &BTreeMap<u32, Vec<IpNet>>,
-        of: &[(u32, u32)],
+        of: &[(u32, u32, ExemptWhenSuspended)],
     ) -> Result<(), HostError> {
         for (group, prefixes) in wanted {
             if self.arms.groups.get(group) != Some(prefixes) {
@@ -280,11 +285,10 @@ impl Node {
                 self.arms.groups.insert(*group, prefixes.clone());
             }
         }
-        for (index, group) in of {
-            let stopped = ExemptWhenSuspended::Stopped;
+        for (index, group, when_suspended) in of {
             self.programs
                 .limits_mut()
-                .set_exempt_group(*index, *group, stopped)?;
+                .set_exempt_group(*index, *group, *when_suspended)?;
         }
         let mut present: BTreeSet<u32> = self.arms.groups.keys().copied().collect();
         if !self.arms.knows_groups {

@@ -129,6 +129,8 @@ impl Node {
             return self.would_attach(wanted);
         }
         let ifindex = self.accept(wanted)?;
+        // Its hypervisor is done with it, else it would not ask.
+        self.quiet.set_up(ifindex);
         self.discover(links)
             .await
             .map_err(|failure| failed(&failure))?;

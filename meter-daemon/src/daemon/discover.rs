@@ -392,6 +392,7 @@ impl Node {
                 Err(failure) => outcome = Err(failure.into()),
             }
         }
+        self.release_links(&Which::Changed).await;
         self.measure_last(&left).await?;
         self.release_entries();
         for record in leaving {
@@ -400,6 +401,7 @@ impl Node {
                 && self.slots.of_interface(record.interface).is_none()
             {
                 self.interfaces.forget(ifindex);
+                self.quiet.give_up(ifindex);
                 for what in ["attach", "drift", "enforce", "unknown"] {
                     self.tally.say_again(&format!("{what} {ifindex}"));
                 }

@@ -4,13 +4,17 @@
 //! then the program sends packets there. Lifting goes the other way round. A crash at any
 //! point leaves a note by which the next start finishes the work.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tracing::{error, info, warn};
 
 use super::{
     discover::Left,
     node::{CycleError, Node},
+    quiet::Lost,
     records,
     shapers::{counted_on, note_key},
     share::{Demand, shares},
@@ -21,7 +25,9 @@ use crate::{
         units::{BitsPerSecond, Bytes, MachineId},
     },
     host::{
+        clock,
         error::HostError,
+        netlink::NetlinkError,
         programs::{Shaper, Verdict},
         shaping::{self, Change, Found, Root, RootAfter},
     },
@@ -76,8 +82,10 @@ impl Node {
                 None if self.enforcer.touches(record.interface.ifindex) => self.lift(&record).await,
                 None => Ok(()),
             };
-            self.said(&record, stopped.and(shaped));
+            let linked = self.hold_link(&record).await;
+            self.said(&record, stopped.and(shaped).and(linked));
         }
+        self.release_links(&which).await;
     }
 
     /// Whether what is wanted of an interface stands, as far as we know without looking.
@@ -91,7 +99,9 @@ impl Node {
             None => touched.is_none(),
             rate => record.shaped.is_some() && touched.is_some_and(|it| it.rate == rate),
         };
-        stands && self.enforcer.verdict(record) == Some(verdict(self.wanted(&record.machine)))
+        stands
+            && self.enforcer.verdict(record) == Some(verdict(self.wanted(&record.machine)))
+            && self.link_stands(record.interface.ifindex)
     }
 
     /// What an interface is to be shaped to, if it is.
@@ -228,6 +238,15 @@ impl Node {
         let found = self.enforcer.shaping.inspect(ifindex).await?;
         let before = self.current(record).shaped;
         let ours = matches!(found.root, Root::Ours { .. });
+        let now = clock::now().monotonic;
+        let lost = match before {
+            Some(_) => Lost::Yes,
+            None => Lost::No,
+        };
+        if !ours && !self.quiet.is_ours_to_take(ifindex, now, lost) {
+            // Somebody is at work there: see `quiet`. Until then what stands stays.
+            return Ok(());
+        }
         if !self.enforcer.touches(ifindex) || !ours {
             self.remember_root(record, &found)?;
         }
@@ -327,6 +346,20 @@ impl Node {
         Ok(self.commit(&batch, engine)?)
     }
 
+    /// Puts up what had to wait for others to be done.
+    pub(super) async fn take_what_is_quiet(&mut self) {
+        let due = self.quiet.due(clock::now().monotonic);
+        self.apply_to(Which::These(due.clone())).await;
+        for ifindex in due {
+            self.quiet.give_up(ifindex);
+        }
+    }
+
+    /// How long the loop may sleep before then.
+    pub(super) fn until_quiet(&self) -> Option<Duration> {
+        self.quiet.next(clock::now().monotonic)
+    }
+
     /// Writes down what stands, before it is replaced.
     fn remember_root(&mut self, record: &SlotRecord, found: &Found) -> Result<(), EnforceError> {
         let saved = match &found.root {
@@ -383,6 +416,7 @@ impl Node {
             .remove(ifindex, saved.as_ref())
             .await?;
         let detail = format!("throttle lifted; {}", after(&removed.root));
+        self.quiet.changed_by_us(ifindex, clock::now().monotonic);
         self.enforced(record, None, &detail)?;
         // Only now: until the note is gone, too, this is not done.
         self.enforcer.touched.remove(&ifindex);
@@ -520,11 +554,13 @@ fn after(root: &RootAfter) -> String {
 
 /// Why an interface is not what it should be.
 #[derive(Debug, thiserror::Error)]
-enum EnforceError {
+pub(super) enum EnforceError {
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(transparent)]
     Shaping(#[from] shaping::ShapingError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]

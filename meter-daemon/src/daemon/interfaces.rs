@@ -9,7 +9,7 @@ use std::{
 use super::guests::Guests;
 use crate::{
     config::{Claim, Config},
-    host::links::{KernelCounters, Link, LinkKind},
+    host::links::{AdminState, KernelCounters, Link, LinkKind},
     ledger::{BootId, Highest, InterfaceId},
 };
 
@@ -244,6 +244,25 @@ impl Interfaces {
         self.links.get(&ifindex)
     }
 
+    /// Whether it is administratively up, as far as we were told.
+    pub(crate) fn is_up(&self, ifindex: u32) -> bool {
+        self.link(ifindex).is_some_and(|link| link.up)
+    }
+
+    /// What we did ourselves need not be told.
+    pub(crate) fn was_set(&mut self, ifindex: u32, state: AdminState) {
+        if let Some(link) = self.links.get_mut(&ifindex) {
+            link.up = state == AdminState::Up;
+        }
+    }
+
+    /// A VLAN device on an interface, by name.
+    pub(crate) fn vlan_on(&self, ifindex: u32) -> Option<&str> {
+        let mut links = self.links.values();
+        let vlan = links.find(|link| link.vlan_of == Some(ifindex))?;
+        Some(&vlan.name)
+    }
+
     /// Those that are there, and those that were there since the last look.
     pub(crate) fn claims(&self) -> impl Iterator<Item = (&Link, &Claim)> {
         self.claims
@@ -293,6 +312,7 @@ mod tests {
             kind: LinkKind::Veth,
             up: true,
             mtu: 1500,
+            vlan_of: None,
             kernel: KernelCounters::default(),
         }
     }

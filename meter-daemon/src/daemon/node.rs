@@ -20,6 +20,8 @@ use super::{
     enforce::Which,
     interfaces::Interfaces,
     known::Known,
+    linkdown::HeldLinks,
+    quiet::Quiet,
     records,
     shapers::Enforcer,
     slots::Slots,
@@ -61,6 +63,7 @@ pub(crate) struct Node {
     pub(super) programs: Programs,
     pub(super) interfaces: Interfaces,
     pub(super) enforcer: Enforcer,
+    pub(super) links: HeldLinks,
     pub(super) arms: Arms,
     pub(super) slots: Slots,
     pub(super) known: Known,
@@ -70,8 +73,12 @@ pub(crate) struct Node {
     pub(super) attached: BTreeMap<u32, u32>,
     /// Who is metered, or how, is other than the engine was told.
     pub(super) terms_changed: bool,
+    /// Interfaces that somebody is setting up.
+    pub(super) quiet: Quiet,
     /// Interfaces that have a shaper of ours, on which a qdisc changed.
     pub(super) qdiscs_changed: BTreeSet<u32>,
+    /// Interfaces whose link is not what it should be.
+    pub(super) links_changed: BTreeSet<u32>,
     /// The last round failed: time alone brings no other before then, by the monotonic clock.
     pub(super) patience: Option<Duration>,
     /// Link events were lost.

@@ -20,7 +20,9 @@ use super::{
     guests::Guests,
     interfaces::Interfaces,
     known::Known,
+    linkdown::HeldLinks,
     node::{CycleError, Node},
+    quiet::Quiet,
     records,
     shapers::Enforcer,
     slots::Slots,
@@ -36,6 +38,7 @@ use crate::{
         clock,
         error::HostError,
         identity::{self, IdentityError},
+        linkdown::LinkDown,
         links::Links,
         netlink::NetlinkError,
         programs::{Attach, Hooks, Mode, ProgramOptions, Programs},
@@ -206,6 +209,7 @@ impl Node {
         interfaces.first_sight(links.dump().await?, &config, moment.monotonic);
 
         let enforcer = Enforcer::open(Shaping::open()?, &boot, netns, &remembered.notes).await?;
+        let held = HeldLinks::open(LinkDown::open()?, &boot, netns, &remembered.notes);
         let Remembered {
             slots,
             generations,
@@ -236,13 +240,16 @@ impl Node {
             programs,
             interfaces,
             enforcer,
+            links: held,
             arms: Arms::default(),
             known,
             audit: Audit::default(),
             drops: Drops::default(),
             attached: BTreeMap::new(),
             terms_changed: true,
+            quiet: Quiet::default(),
             qdiscs_changed: BTreeSet::new(),
+            links_changed: BTreeSet::new(),
             patience: None,
             overrun: false,
             closing: BTreeSet::new(),

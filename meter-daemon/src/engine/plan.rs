@@ -40,6 +40,8 @@ pub struct Plan {
     pub enforce: bool,
     /// Far ends whose traffic is counted apart and never stopped.
     pub exempt: Vec<IpNet>,
+    /// Whether such traffic passes a suspension, too. Then the link stays up.
+    pub exempt_when_suspended: bool,
 }
 
 /// The day of the month on which a period begins, at the first instant of that day. In a

@@ -121,6 +121,7 @@ impl Engine {
             account: machine.terms.account.clone(),
             plan: machine.terms.plan_name().cloned(),
             interfaces: Vec::new(),
+            links: Vec::new(),
             state: machine.state(),
             since: machine.record.standing.since,
             rule: cause.rule().cloned(),

@@ -4,7 +4,8 @@
 //! is the door to metering: it loads the kernel program, keeps it attached through pins
 //! that outlive the daemon, and reads the counters; `limits` is what it does by itself at a
 //! machine's boundaries, and `reached` what it then says. `links` sees the interfaces, `shaping`
-//! throttles them, `clock` and `identity` say when and where we are.
+//! throttles them, `linkdown` knows what they lose when they are set down, `clock` and
+//! `identity` say when and where we are.
 
 pub mod clock;
 pub mod conflicts;
@@ -13,6 +14,7 @@ pub mod features;
 pub mod hypervisor;
 pub mod identity;
 pub mod limits;
+pub mod linkdown;
 pub mod links;
 pub mod netfilter;
 pub mod netlink;
@@ -25,6 +27,7 @@ mod bpf;
 mod clsact;
 mod detach;
 mod exempt;
+mod hex;
 mod load;
 mod mapped;
 mod maps;

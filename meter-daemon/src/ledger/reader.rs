@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{
-    EventFilter, LedgerError, Queued, Resolution, UsageRow, Verified, file, outbox, query, schema,
-    value::Instant, verify,
+    EventFilter, LedgerError, Queued, Resolution, UsageRow, Verified, file, outbox, query,
+    remember, schema, value::Instant, verify,
 };
 use crate::engine::units::MachineId;
 
@@ -46,6 +46,14 @@ impl Reader {
             file,
             version,
         })
+    }
+
+    /// What `host` needs to undo what it did, by key.
+    ///
+    /// # Errors
+    /// Why it could not be read.
+    pub fn notes(&self) -> Result<Vec<(String, String)>, LedgerError> {
+        self.read("reading the host's notes", remember::notes)
     }
 
     /// A machine's history: rows that start in `[from, to)`, ordered, not overlapping, each

@@ -1417,3 +1417,119 @@ fn what_is_good_is_taken_without_a_word() {
     assert!(config.warnings.is_empty());
     assert!(checked(&[]).is_ok());
 }
+
+#[test]
+fn guests_of_a_hypervisor_are_named_as_it_names_them_and_once() {
+    assert_snapshot!(said(&[
+        (
+            "meterd.toml",
+            r#"
+        [[discover]]
+        hypervisor = "libvrt"
+        [[discover]]
+        hypervisor = "libvirt"
+        machine = "vmid"
+        [[discover]]
+        hypervisor = "proxmox"
+        interface = '^tap'
+        [[discover]]
+        interface = '^tap'
+        machine = "name"
+    "#,
+        ),
+        (
+            "machines/m.toml",
+            r#"
+        [[machine]]
+        id = "a"
+        libvirt = "4dea22b31d52d8f32516782e98ab3fa0"
+        [[machine]]
+        id = "b"
+        proxmox = 101
+        interfaces = ["tap101i0"]
+        [[machine]]
+        id = "c"
+        proxmox = "12"
+        [[machine]]
+        id = "d"
+        libvirt = "web"
+        [[machine]]
+        id = "e"
+        libvirt = "web"
+        proxmox = "102"
+    "#,
+        ),
+    ]), @r#"
+    error: `4dea22b31d52d8f32516782e98ab3fa0` is not how libvirt writes a UUID
+     --> machines/m.toml:3:11
+      |
+    3 | libvirt = "4dea22b31d52d8f32516782e98ab3fa0"
+      |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: write: libvirt = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0"
+
+    error: the VMID of a Proxmox VE guest is written in quotes
+     --> machines/m.toml:6:11
+      |
+    6 | proxmox = 101
+      |           ^^^
+      |
+      = help: write: proxmox = "101"
+
+    error: `12` is not a VMID: 100 to 999999999
+      --> machines/m.toml:10:11
+       |
+    10 | proxmox = "12"
+       |           ^^^^
+       |
+       = help: write: proxmox = "101"
+
+    error: the libvirt guest `web` is claimed twice, also at machines/m.toml:13
+      --> machines/m.toml:16:11
+       |
+    16 | libvirt = "web"
+       |           ^^^^^
+       |
+       = help: a guest is one machine: remove it here or there
+
+    error: a machine is a guest of one hypervisor
+      --> machines/m.toml:17:11
+       |
+    17 | proxmox = "102"
+       |           ^^^^^
+       |
+       = help: remove `libvirt` or `proxmox`
+
+    error: `hypervisor` cannot be `libvrt`
+     --> meterd.toml:2:14
+      |
+    2 | hypervisor = "libvrt"
+      |              ^^^^^^^^
+      |
+      = help: write: hypervisor = "libvirt" (it is one of libvirt, proxmox)
+
+    error: `machine` cannot be `vmid`
+     --> meterd.toml:5:11
+      |
+    5 | machine = "vmid"
+      |           ^^^^^^
+      |
+      = help: write: machine = "uuid" (it is one of uuid, name)
+
+    error: guests are found by a pattern or by their hypervisor, not by both at once
+     --> meterd.toml:8:13
+      |
+    8 | interface = '^tap'
+      |             ^^^^^^
+      |
+      = help: remove `interface` or `hypervisor`, or write two [[discover]]
+
+    error: `machine` says what of a hypervisor's guest is the id; this one has no `hypervisor`
+      --> meterd.toml:11:11
+       |
+    11 | machine = "name"
+       |           ^^^^^^
+       |
+       = help: in a pattern the id is a group: interface = '^tap(?<machine>\d+)i\d+$'
+    "#);
+}

@@ -69,6 +69,7 @@ fn calendar(name: &str, allowance: Allowance) -> Plan {
         rules: Vec::new(),
         enforce: true,
         exempt: Vec::new(),
+        exempt_when_suspended: false,
     }
 }
 

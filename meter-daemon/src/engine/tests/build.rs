@@ -46,6 +46,7 @@ pub(super) fn plan(name: &str, allowance: u64) -> Plan {
         rules: Vec::new(),
         enforce: true,
         exempt: Vec::new(),
+        exempt_when_suspended: false,
     }
 }
 

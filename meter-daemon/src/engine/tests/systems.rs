@@ -503,6 +503,16 @@ fn caasify_a_months_31st_day_grants_nothing_more() {
 }
 
 #[test]
+fn caasify_the_closing_period_is_not_judged_by_the_day_that_follows_it() {
+    // 28 days of 100 GB were granted.
+    let mut world = World::of(caasify(3 * TB), "2026-02-28");
+    world.moves("2026-03-01", 2_801 * GB);
+    assert_eq!(world.times("flagged"), ["2026-03-01T00:00:00Z"]);
+    assert_eq!(world.told("flagged")[0].used, Bytes(2_801 * GB));
+    assert!(!world.status().flagged);
+}
+
+#[test]
 fn caasify_the_excess_is_charged_as_it_accrues_and_the_balance_may_fall_below_zero() {
     let acme = crate::engine::plan::Account {
         opening_balance: Some(money("1 EUR")),

@@ -31,6 +31,7 @@ fn tap(name: &str, mac: [u8; 6]) -> Link {
         kind: LinkKind::Tap,
         up: true,
         mtu: 1500,
+        vlan_of: None,
         kernel: KernelCounters::default(),
     }
 }
