@@ -1,11 +1,13 @@
 //! The loop: observe, step, record, apply. It joins the parts and decides nothing itself.
 
+mod adopt;
 mod answers;
 mod audit;
 mod discover;
 mod drops;
 mod enforce;
 mod figures;
+mod history;
 mod interfaces;
 mod known;
 mod leave;
@@ -30,7 +32,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::{answers::Then, enforce::Which, node::Node};
-pub use self::{leave::detach, open::Failure};
+pub use self::{history::forget, leave::detach, open::Failure};
 use crate::{
     api::{self, Call, access::Access},
     config::Config,
@@ -390,14 +392,18 @@ impl Node {
         }
     }
 
-    fn prune(&mut self) {
-        let now = self.now();
+    fn retention(&self) -> Retention {
         let kept = &self.config.retention;
-        let retention = Retention {
+        Retention {
             minutes: kept.minutes,
             hours: kept.hours,
             days: kept.days,
-        };
+        }
+    }
+
+    fn prune(&mut self) {
+        let now = self.now();
+        let retention = self.retention();
         match self.ledger.prune(now, &retention) {
             Ok(pruned) => tracing::debug!(?pruned, "rows past their retention removed"),
             Err(failure) => warn!("removing rows past their retention: {failure}"),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     figures,
+    history::Said,
     node::{CycleError, Node, is_refusal},
 };
 use crate::{
@@ -94,6 +95,34 @@ impl Node {
                     })
                     .collect();
                 self.change(commands, key, dry_run).await
+            }
+            Ask::Import {
+                import,
+                reason,
+                key,
+                dry_run,
+            } => {
+                let said = Said {
+                    author: peer.name,
+                    reason,
+                    key,
+                    dry_run,
+                };
+                self.import(import, said).await
+            }
+            Ask::Forget {
+                machine,
+                reason,
+                key,
+                dry_run,
+            } => {
+                let said = Said {
+                    author: peer.name,
+                    reason,
+                    key,
+                    dry_run,
+                };
+                self.forget(&machine, said).await
             }
             Ask::Reload { dry_run, .. } => self.reload_asked(config_path, links, dry_run).await,
             Ask::Detach { dry_run, .. } => {
@@ -227,14 +256,8 @@ impl Node {
             return command_answer(&effects, true);
         }
         let request = canonical(&commands);
-        if let Some(key) = &key {
-            let known = self
-                .ledger
-                .answer(key)
-                .map_err(|error| unreadable(&error))?;
-            if let Some(known) = known {
-                return repeated(&known, &request);
-            }
+        if let Some(answer) = self.answered(key.as_deref(), &request)? {
+            return Ok(answer);
         }
         let finish = |effects: &[Effect]| {
             let key = key?;
@@ -251,6 +274,20 @@ impl Node {
             .await
             .map_err(cannot_record)?;
         command_answer(&effects, false)
+    }
+
+    /// What was answered when this was asked under this key before.
+    pub(super) fn answered(
+        &self,
+        key: Option<&str>,
+        request: &str,
+    ) -> Result<Option<Value>, Problem> {
+        let Some(key) = key else { return Ok(None) };
+        let known = self
+            .ledger
+            .answer(key)
+            .map_err(|error| unreadable(&error))?;
+        known.map(|known| repeated(&known, request)).transpose()
     }
 
     async fn reload_asked(
@@ -349,12 +386,12 @@ fn unknown(what: &str, name: &impl std::fmt::Display) -> Problem {
     )
 }
 
-fn unreadable(error: &LedgerError) -> Problem {
+pub(super) fn unreadable(error: &LedgerError) -> Problem {
     Problem::new(503, "the ledger cannot be read", error)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
-fn cannot_record(error: CycleError) -> Problem {
+pub(super) fn cannot_record(error: CycleError) -> Problem {
     let title = match error {
         CycleError::Host(_) | CycleError::Netlink(_) => "the counters cannot be read",
         CycleError::Ledger(_) => "the ledger cannot be written",

@@ -13,6 +13,7 @@ use rust_decimal::prelude::ToPrimitive as _;
 use tracing::{info, warn};
 
 use super::{
+    adopt::Generations,
     audit::Audit,
     drops::Drops,
     interfaces::Interfaces,
@@ -95,6 +96,7 @@ impl Failure {
     pub fn exit_status(&self) -> u8 {
         const DATAERR: u8 = 65;
         const OSERR: u8 = 71;
+        const CANTCREAT: u8 = 73;
         const IOERR: u8 = 74;
         const TEMPFAIL: u8 = 75;
         const NOPERM: u8 = 77;
@@ -103,7 +105,12 @@ impl Failure {
             Self::Configuration { .. } => CONFIG,
             Self::Ledger(error) => match error {
                 LedgerError::Held { .. } | LedgerError::Locked { .. } => TEMPFAIL,
-                LedgerError::Corrupt { .. } | LedgerError::Newer { .. } => DATAERR,
+                LedgerError::Corrupt { .. }
+                | LedgerError::Newer { .. }
+                | LedgerError::Differs { .. }
+                | LedgerError::Key { .. }
+                | LedgerError::Restoring { .. } => DATAERR,
+                LedgerError::Exists { .. } => CANTCREAT,
                 LedgerError::Permission { .. } => NOPERM,
                 _ => IOERR,
             },
@@ -183,13 +190,24 @@ impl Node {
         let generations = generations
             .into_iter()
             .filter(|(of, ..)| *of == map_set)
-            .map(|(_, slot, generation)| (slot, generation));
+            .map(|(_, slot, generation)| (slot, generation))
+            .collect();
+        let generations = Generations::of(&programs, generations)?;
+        let (superseded, live): (Vec<_>, Vec<_>) = live
+            .into_iter()
+            .partition(|record| generations.is_superseded(record));
+        // A ledger that begins knows nothing of what was counted before it.
+        let first_since = match last {
+            Some(_) => generations.first_since(),
+            None => Vec::new(),
+        };
         let known = Known::from_notes(&notes);
         let terms = Arc::new(known.terms(&interfaces, &config));
         let engine = Engine::new(terms, kept, engine_settings(&config))?;
 
         let mut node = Self {
-            slots: Slots::new(boot, map_set, programs.slots(), live, generations),
+            slots: Slots::new(boot, map_set, programs.slots(), live, generations.newest()),
+            first_since,
             config,
             clock: clock_of_engine,
             ledger,
@@ -213,6 +231,7 @@ impl Node {
             _lock: lock,
         };
         node.end_counters(now, &ended)?;
+        node.end_superseded(now, &superseded)?;
         Ok(node)
     }
 
@@ -248,7 +267,7 @@ impl Node {
     }
 
     /// Programs that stand are the ledger's, or they go.
-    pub(super) fn adopt_attached(&mut self) -> Result<(), HostError> {
+    pub(super) fn adopt_attached(&mut self) -> Result<(), CycleError> {
         for attached in self.programs.attached()? {
             let (ifindex, slot) = (attached.ifindex, attached.slot);
             // An older slot of the interface counts on until the newer one is attached.
@@ -256,7 +275,7 @@ impl Node {
                 record.interface.ifindex == ifindex
                     && record.counter.generation.0 == attached.generation
             });
-            if !known {
+            if !known && !self.take_over(&attached)? {
                 warn!(
                     ifindex,
                     "letting go of programs that the ledger does not know"

@@ -11,6 +11,7 @@ mod effective;
 pub mod event;
 pub mod explain;
 mod forecast;
+mod history;
 mod kept;
 mod machine;
 mod money;

@@ -1,11 +1,13 @@
 //! What the ledger promises, tried.
 
+mod backup;
 mod conservation;
 mod crash;
 mod faults;
 mod measure;
 mod released;
 mod round_trip;
+mod seeds;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
