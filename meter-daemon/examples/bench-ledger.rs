@@ -8,6 +8,7 @@
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
+    clippy::print_stderr,
     clippy::unwrap_used,
     clippy::cast_precision_loss,
     reason = "a measurement: it reads clocks, prints figures, and ends where something is wrong"

@@ -308,7 +308,7 @@ mod tests {
             [before, days[0], days[1]]
         );
         // More in the days than in the month: the month it is.
-        assert_eq!(expanded(month, days.clone()), [month]);
+        assert_eq!(expanded(month, days), [month]);
         assert_eq!(expanded(month, Vec::new()), [month]);
     }
 }
