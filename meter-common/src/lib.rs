@@ -5,8 +5,10 @@
 //! here and nowhere else. A change that moves or reinterprets a field raises [`LAYOUT`].
 #![no_std]
 
+use core::sync::atomic::AtomicU64;
+
 /// The version of everything below. Pins live in a folder of this name.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Interfaces with an ifindex below this are found by an array, those above by a hash.
 pub const IFINDEX_ARRAY: u32 = 1 << 16;
@@ -55,7 +57,7 @@ pub struct Counters {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
-    /// Index of its [`Machine`].
+    /// Index of its [`Machine`]; [`NO_MACHINE`] where only counting is asked for.
     pub machine: u32,
     /// Whose slot this is by now.
     pub generation: u32,
@@ -66,8 +68,8 @@ pub struct Interface {
     pub ifb: u32,
     /// A [`Verdict`].
     pub verdict: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Zero: found by a shift, an element takes less time than by a multiplication.
+    pub reserved: [u32; 3],
 }
 
 /// What becomes of an interface's packets before anything else does.
@@ -83,25 +85,154 @@ pub enum Verdict {
     Suspended = 2,
 }
 
-/// A machine's limits, over all its interfaces and CPUs. Spent only grows; limits are
-/// absolute, so that arming one is a single store. The program does not read it yet.
+/// The machine of an interface that has none: neither limits nor exempt prefixes.
+pub const NO_MACHINE: u32 = 0;
+
+/// The group that has no exempt prefixes.
+pub const NO_GROUP: u32 = 0;
+
+/// What a limit is where there is none. (2^64 bytes take a century at 40 Gbit/s.)
+pub const NO_LIMIT: u64 = u64::MAX;
+
+/// A machine over all its interfaces and CPUs: one entry of an array that the daemon has
+/// mapped into its memory, so that each of its words is read and written whole. (All are of 64
+/// bits, since a BPF program has no other atomics.)
+///
+/// The first cache line is all that a packet of a machine within its limits needs.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct Machine {
+    /// Bytes that passed and were not exempt, since [`Machine::counts`] was set. They only
+    /// grow; the kernel program alone writes them, and nobody resets them.
+    pub spent_received: AtomicU64,
+    /// As above.
+    pub spent_sent: AtomicU64,
+    /// Below all three of these no boundary is reached, and the program looks no further. They
+    /// may be lower than the limits that are armed, but never higher.
+    pub nearest_received: AtomicU64,
+    /// As above.
+    pub nearest_sent: AtomicU64,
+    /// As above, of both directions together.
+    pub nearest_sum: AtomicU64,
+    /// 1 once the machine has limits: what is only metered need not pay for the sums above.
+    pub counts: AtomicU64,
+    /// Whose prefixes are exempt, a `u32`; [`NO_GROUP`]: none.
+    pub exempt_group: AtomicU64,
+    /// How often limits have been armed. The [`Arming`] in force is the one at
+    /// [`arming_index`]: to store this word is to arm.
+    pub arming: AtomicU64,
+    /// Of which arming the daemon has been told that a boundary is reached; written by the
+    /// kernel program.
+    pub told: [AtomicU64; 2],
+    /// When the next packet conforms to the rate of policing, in nanoseconds since boot: one
+    /// clock for bulk and one for small packets, each by [`Direction`].
+    pub bulk_clock: [AtomicU64; 2],
+    /// As above.
+    pub small_clock: [AtomicU64; 2],
+    /// 1 where exempt traffic passes a suspension, too.
+    pub exempt_when_suspended: AtomicU64,
+    /// Zero.
+    pub reserved: AtomicU64,
+}
+
+/// Where the limits of a machine stand that were armed as its `arming`th: each machine has
+/// two places, so that the next ones are written beside those in force.
+#[must_use]
+pub const fn arming_index(machine: u32, arming: u64) -> u32 {
+    machine * 2 + (arming & 1) as u32
+}
+
+/// The limits of a machine: what happens at two boundaries. Once the second is reached, what
+/// it says goes before what the first says.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Arming {
+    /// In order.
+    pub boundaries: [Boundary; 2],
+}
+
+/// It is reached when as much has been spent as any of its limits says. All zero it says
+/// nothing.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Boundary {
+    /// In terms of [`Machine::spent_received`]; [`NO_LIMIT`]: none.
+    pub received: AtomicU64,
+    /// In terms of [`Machine::spent_sent`].
+    pub sent: AtomicU64,
+    /// Of both together.
+    pub sum: AtomicU64,
+    /// Bytes a second that policing lets through in each direction.
+    pub rate: AtomicU64,
+    /// An [`Action`].
+    pub action: AtomicU64,
+}
+
+/// What becomes of a machine's packets behind a boundary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Action {
+    /// They pass: there is no boundary.
+    #[default]
+    None = 0,
+    /// They are dropped: a cap is used up.
+    Capped = 1,
+    /// They are dropped: the machine is suspended.
+    Suspended = 2,
+    /// What is above the rate is dropped, unless a shaper of ours slows it down.
+    Police = 3,
+}
+
+/// Room for so many bytes of [`Reached`] that the daemon has yet to read, some thousands of
+/// records: a power of two.
+pub const REACHED_BYTES: u32 = 1 << 18;
+
+/// `BPF_F_MMAPABLE`: a map that the daemon has mapped into its memory.
+pub const MAPPED: u32 = 1 << 10;
+
+/// A record of the ring buffer: a machine has reached a boundary. Of one arming there may be
+/// several of them; there is at least one.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Machine {
-    /// Counted bytes since the map set was made.
+pub struct Reached {
+    /// [`Machine::arming`] at that moment.
+    pub arming: u64,
+    /// The index of the [`Machine`].
+    pub machine: u32,
+    /// 0 or 1: which of the boundaries.
+    pub boundary: u32,
+    /// What had been spent.
     pub spent_received: u64,
     /// As above.
     pub spent_sent: u64,
-    /// At this much the first boundary is reached; 0: none.
-    pub limit: u64,
-    /// And at this much a cap that follows it; 0: none.
-    pub cap: u64,
-    /// Which of the counters the limits are of, and what happens at each.
-    pub basis: u32,
+    /// Nanoseconds since boot, the time asleep among them.
+    pub at: u64,
+}
+
+/// Prefixes there is room for, of each family.
+pub const EXEMPT_PREFIXES: u32 = 1 << 16;
+
+/// What of a prefix's length is the group's part.
+pub const GROUP_BITS: u32 = 32;
+
+/// The key of an exempt IPv4 prefix behind its length in bits, which covers the group whole.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExemptV4 {
+    /// Not [`NO_GROUP`].
+    pub group: u32,
+    /// As it stands in a packet.
+    pub address: [u8; 4],
+}
+
+/// The same for IPv6.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExemptV6 {
     /// As above.
-    pub action: u32,
-    /// Zero.
-    pub reserved: [u64; 3],
+    pub group: u32,
+    /// As above.
+    pub address: [u8; 16],
 }
 
 /// The only entry of the map that names its set.
@@ -130,8 +261,14 @@ pub enum CountBytes {
 }
 
 const _: () = assert!(size_of::<Counters>() == 64);
-const _: () = assert!(size_of::<Interface>() == 24);
-const _: () = assert!(size_of::<Machine>() == 64);
+const _: () = assert!(size_of::<Interface>() == 32);
+const _: () = assert!(size_of::<Machine>() == 128);
+const _: () = assert!(core::mem::offset_of!(Machine, told) == 64);
+const _: () = assert!(size_of::<Boundary>() == 40);
+const _: () = assert!(size_of::<Arming>() == 80);
+const _: () = assert!(size_of::<Reached>() == 40);
+const _: () = assert!(size_of::<ExemptV4>() == 8);
+const _: () = assert!(size_of::<ExemptV6>() == 20);
 const _: () = assert!(size_of::<MapSet>() == 16);
 
 #[cfg(feature = "daemon")]
@@ -146,7 +283,11 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Interface {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for super::Machine {}
+    unsafe impl aya::Pod for super::Reached {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ExemptV4 {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ExemptV6 {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::MapSet {}
 }

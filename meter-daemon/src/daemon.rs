@@ -2,21 +2,28 @@
 
 mod adopt;
 mod answers;
+mod arm;
+mod attach;
 mod audit;
 mod discover;
 mod drops;
 mod enforce;
 mod figures;
+mod guests;
 mod history;
 mod interfaces;
 mod known;
 mod leave;
+mod limits;
+mod linkdown;
 mod node;
 mod open;
+mod quiet;
 mod records;
 mod shapers;
 mod share;
 mod slots;
+mod survey;
 mod tally;
 mod time;
 
@@ -32,7 +39,13 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::{answers::Then, enforce::Which, node::Node};
-pub use self::{history::forget, leave::detach, open::Failure};
+pub use self::{
+    attach::{Attached, Wanted, attach},
+    history::forget,
+    leave::detach,
+    open::Failure,
+    survey::{Surveyed, survey},
+};
 use crate::{
     api::{self, Call, access::Access},
     config::Config,
@@ -45,6 +58,9 @@ const SETTLE: Duration = Duration::from_millis(2);
 
 /// How often a throttled machine's rate is divided anew among its interfaces.
 const SHARE: Duration = Duration::from_secs(1);
+
+/// How often what a link lost, or somebody who sets it up, is seen to between polls.
+const MEND: Duration = Duration::from_millis(500);
 
 /// How often some of the rows past their retention are removed.
 const PRUNE: Duration = Duration::from_secs(60);
@@ -80,10 +96,11 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     // Subscribed before the first dump: no change falls in between.
     let mut links = Links::open()?;
-    let mut node = Node::open(config, &links).await?;
+    let mut node = Node::open_when_free(config, &links).await?;
     let (calls, mut asked) = mpsc::channel(CALLS);
     let doors = Doors::open(&node.config, &calls).await?;
     drop(calls);
+    let mut reached = node.limit_events()?;
     node.start(&links).await?;
     notify(&[sd_notify::NotifyState::Ready]);
     info!(
@@ -95,6 +112,8 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     let mut timers = Timers::new(&node);
     let outcome = loop {
         let deadline = node.until_deadline().map(|wait| Instant::now() + wait);
+        let quiet = node.until_quiet().map(|wait| Instant::now() + wait);
+        let hypervisors = node.until_hypervisors().map(|wait| Instant::now() + wait);
         // In no order: whatever comes all the time must not keep the others from their turn.
         tokio::select! {
             _ = signals.term.recv() => break Stop::Signal,
@@ -106,6 +125,11 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
             change = links.next() => {
                 node.see(change);
                 settle(&mut node, &mut links, SETTLE).await;
+            }
+            event = reached.next() => {
+                let mut events = vec![event.map_err(arm::listening)?];
+                events.extend(std::iter::from_fn(|| reached.try_next()));
+                node.reached(&events).await;
             }
             Some(call) = asked.recv() => {
                 // What happened before the question belongs into the answer.
@@ -119,8 +143,14 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
                 }
             }
             () = until(deadline) => node.tick(&links).await,
+            () = until(quiet) => node.take_what_is_quiet().await,
+            () = until(hypervisors) => {
+                node.ask_hypervisors();
+                node.act_on_links(&links).await;
+            }
             _ = timers.poll.tick() => node.tick(&links).await,
             _ = timers.share.tick(), if node.has_shares() => node.share().await,
+            _ = timers.mend.tick(), if node.has_links_to_mend() => node.mend_links().await,
             _ = timers.prune.tick() => node.prune(),
             () = watchdog(&mut timers.watchdog) => notify(&[sd_notify::NotifyState::Watchdog]),
         }
@@ -159,13 +189,6 @@ async fn settle(node: &mut Node, links: &mut Links, patience: Duration) {
 /// Says at start and reload what the files ask for and this version does not do: nobody
 /// should believe in it on the strength of a configuration that was accepted.
 fn warn_of_gaps(config: &Config) {
-    let in_plans = config.plans.values().any(|plan| !plan.exempt.is_empty());
-    if in_plans || !config.exempt.is_empty() {
-        warn!(
-            "`exempt` is not carried out by this version: traffic with these prefixes is metered, \
-             throttled and stopped like any other"
-        );
-    }
     if config.smtp.is_some() || !config.webhooks.is_empty() {
         warn!(
             "this version sends neither mail nor webhooks: notices are in this log and in \
@@ -192,6 +215,7 @@ async fn until(deadline: Option<Instant>) {
 struct Timers {
     poll: Interval,
     share: Interval,
+    mend: Interval,
     prune: Interval,
     watchdog: Option<Interval>,
 }
@@ -201,6 +225,7 @@ impl Timers {
         Self {
             poll: every(node.config.poll_interval),
             share: every(SHARE),
+            mend: every(MEND),
             prune: every(PRUNE),
             // Twice in the time that the service manager grants.
             watchdog: sd_notify::watchdog_enabled().map(|period| every(period / 2)),
@@ -294,13 +319,21 @@ impl Node {
         let config = std::sync::Arc::clone(&self.config);
         match change {
             LinkChange::Present(link) => {
+                let ifindex = link.ifindex;
                 self.interfaces.present(link, &config, now);
+                if self.minds_link(ifindex) {
+                    self.links_changed.insert(ifindex);
+                }
+                if self.interfaces.is_newborn(ifindex, now) {
+                    self.quiet.disturbed(ifindex, now);
+                }
             }
             LinkChange::Gone(link) => {
                 self.mourn(&link);
                 self.interfaces.departed(&link);
             }
             LinkChange::QdiscChanged { ifindex } => {
+                self.quiet.disturbed(ifindex, now);
                 if self.enforcer.touches(ifindex) {
                     self.qdiscs_changed.insert(ifindex);
                 }
@@ -339,7 +372,8 @@ impl Node {
         {
             self.failed(&failure);
         }
-        let changed = std::mem::take(&mut self.qdiscs_changed);
+        let mut changed = std::mem::take(&mut self.qdiscs_changed);
+        changed.append(&mut self.links_changed);
         if !changed.is_empty() {
             self.apply_to(Which::These(changed)).await;
         }
@@ -367,6 +401,7 @@ impl Node {
         let now = crate::host::clock::now().monotonic;
         let config = std::sync::Arc::clone(&self.config);
         self.interfaces.replace(dump, &config, now);
+        self.ask_hypervisors();
         self.check_hooks()?;
         self.discover(links).await?;
         self.poll().await?;
@@ -438,7 +473,9 @@ impl Node {
         warn_of_gaps(&new);
         self.engine.settings = open::engine_settings(&new);
         self.config = std::sync::Arc::new(as_at_start(new, &self.config));
-        self.interfaces.claim_again(&self.config);
+        let clock = crate::host::clock::now().monotonic;
+        let config = std::sync::Arc::clone(&self.config);
+        self.interfaces.claim_again(&config, clock);
         self.terms_changed = true;
         self.pending.push(records::reloaded(now, changes));
         self.discover(links).await?;

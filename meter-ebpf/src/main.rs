@@ -7,20 +7,34 @@
 //! Where there is no tcx, `mark_sent` stands in its place.
 #![no_std]
 #![no_main]
+// Built with RUSTC_BOOTSTRAP anyhow, for the sake of `core`; see `atomic`.
+#![feature(core_intrinsics)]
+#![expect(
+    internal_features,
+    reason = "core's atomics are not there for this target"
+)]
 
+mod atomic;
+mod exempt;
+mod limits;
 mod log;
+mod police;
 mod traffic;
 mod verdict;
 
+use atomic::load;
 use aya_ebpf::{
     Global,
     macros::{classifier, map},
     maps::{Array, HashMap, PerCpuArray},
     programs::TcContext,
 };
+use limits::{PASSES, Packet};
 use meter_common::{
-    Counters, Direction, IFINDEX_ARRAY, Interface, Machine, MapSet, Verdict, counter_index,
+    Action, Counters, Direction, IFINDEX_ARRAY, Interface, MAPPED, Machine, MapSet, NO_GROUP,
+    NO_MACHINE, Verdict, counter_index,
 };
+use traffic::Weight;
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program on the hook decides. Anything else would
 /// hide the packet from the filters behind us.
@@ -31,6 +45,8 @@ const DROP: i32 = 2;
 
 /// From a program that only classifies: the packet is the filter's, in its default class.
 const MATCH: i32 = -1;
+/// And here the next filter's.
+const NO_MATCH: i32 = 0;
 
 /// What a byte is: a `CountBytes`, set when the program is loaded.
 #[unsafe(no_mangle)]
@@ -53,9 +69,9 @@ static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(2, 0);
 #[map]
 static INTERFACES: Array<Interface> = Array::with_max_entries(1, 0);
 
-/// By `Interface::machine`. The place for limits; nothing reads it yet.
+/// By `Interface::machine`.
 #[map]
-static MACHINES: Array<Machine> = Array::with_max_entries(1, 0);
+static MACHINES: Array<Machine> = Array::with_max_entries(2, MAPPED);
 
 /// One entry, which names the set.
 #[map]
@@ -64,17 +80,22 @@ static MAP_SET: Array<MapSet> = Array::with_max_entries(1, 0);
 /// Egress of the tap: what the guest receives.
 #[classifier]
 pub fn meter_received(ctx: TcContext) -> i32 {
-    meter(&ctx, Direction::Received)
+    meter::<false>(&ctx)
 }
 
 /// Ingress of the tap: what the guest sends.
 #[classifier]
 pub fn meter_sent(ctx: TcContext) -> i32 {
-    meter(&ctx, Direction::Sent)
+    meter::<true>(&ctx)
 }
 
 #[inline(always)]
-fn meter(ctx: &TcContext, direction: Direction) -> i32 {
+fn meter<const SENT: bool>(ctx: &TcContext) -> i32 {
+    let direction = if SENT {
+        Direction::Sent
+    } else {
+        Direction::Received
+    };
     let Some(slot) = slot(ctx) else {
         return NEXT;
     };
@@ -84,45 +105,102 @@ fn meter(ctx: &TcContext, direction: Direction) -> i32 {
     let Some(counters) = COUNTERS.get_ptr_mut(counter_index(slot, direction)) else {
         return NEXT;
     };
-    let weight = traffic::weigh(ctx, COUNT_BYTES.load());
-    if interface.verdict != Verdict::Pass as u32 {
-        // SAFETY: as below.
-        unsafe { refuse(&mut *counters, interface.verdict, weight.bytes) };
-        return DROP;
-    }
-    // What the guest sends is marked where it is redirected, last on the hook.
-    let shaper = match direction {
-        Direction::Received => interface.shaper,
-        Direction::Sent => 0,
-    };
     // SAFETY: the pointer is to this CPU's own copy, which lives as long as the map, and a
     // sched_cls program runs with migration and bottom halves off: nothing else writes it.
-    unsafe {
-        (*counters).bytes += weight.bytes;
-        (*counters).packets += weight.packets;
-        (*counters).frame_bytes += u64::from(ctx.len());
-        if shaper != 0 {
-            (*counters).shaped_bytes += weight.bytes;
-        }
+    let counters = unsafe { &mut *counters };
+    let weight = traffic::weigh(ctx, COUNT_BYTES.load());
+    let machine = machine(interface);
+    if let Some(machine) = machine
+        && is_exempt::<SENT>(ctx, machine)
+    {
+        return pass_exempt::<SENT>(ctx, interface, machine, counters, &weight);
     }
-    if shaper != 0 {
-        verdict::choose_class(ctx, shaper);
+    let mut stopped = interface.verdict;
+    if stopped == Verdict::Pass as u32
+        && let Some(machine) = machine
+        && load(&machine.counts) != 0
+    {
+        let packet = Packet {
+            machine: interface.machine,
+            bytes: weight.bytes,
+            len: ctx.len(),
+            shaped: interface.shaper != 0 && (!SENT || interface.ifb != 0),
+        };
+        stopped = limits::admit::<SENT>(machine, &packet);
+    }
+    if stopped != PASSES {
+        refuse(counters, stopped, weight.bytes);
+        return DROP;
+    }
+    counters.bytes += weight.bytes;
+    counters.packets += weight.packets;
+    counters.frame_bytes += u64::from(ctx.len());
+    // What the guest sends is marked where it is redirected, last on the hook.
+    if !SENT && interface.shaper != 0 {
+        counters.shaped_bytes += weight.bytes;
+        verdict::choose_class(ctx, interface.shaper);
     }
     NEXT
 }
 
-/// A packet that is not let through spends nothing. Both counters are written, one of them
-/// with nothing: a choice between the two would become arithmetic on the pointer, which the
-/// verifier refuses to a daemon without CAP_PERFMON.
 #[inline(always)]
-fn refuse(counters: &mut Counters, verdict: u32, bytes: u64) {
-    let capped = if verdict == Verdict::Capped as u32 {
-        bytes
-    } else {
-        0
+fn machine(interface: &Interface) -> Option<&'static Machine> {
+    if interface.machine == NO_MACHINE {
+        return None;
+    }
+    MACHINES.get(interface.machine)
+}
+
+#[inline(always)]
+fn is_exempt<const SENT: bool>(ctx: &TcContext, machine: &Machine) -> bool {
+    let group = load(&machine.exempt_group);
+    group != u64::from(NO_GROUP) && exempt::is_exempt(ctx, SENT, group as u32)
+}
+
+/// It is against no limit, and goes past the shaper; a suspension stops it, if the plan says
+/// so.
+#[inline(always)]
+fn pass_exempt<const SENT: bool>(
+    ctx: &TcContext,
+    interface: &Interface,
+    machine: &Machine,
+    counters: &mut Counters,
+    weight: &Weight,
+) -> i32 {
+    let suspended = interface.verdict == Verdict::Suspended as u32
+        || limits::standing(machine, interface.machine) == Action::Suspended as u32;
+    if suspended && load(&machine.exempt_when_suspended) == 0 {
+        refuse(counters, Action::Suspended as u32, weight.bytes);
+        return DROP;
+    }
+    count_exempt(counters, weight.bytes, weight.packets, ctx.len());
+    if !SENT && interface.shaper != 0 {
+        verdict::past_classes(ctx, interface.shaper);
+    }
+    NEXT
+}
+
+// What follows are functions of their own, since the compiler would share the additions' ends
+// between them and `meter`. A choice between two counters would become arithmetic on the
+// pointer, which the verifier refuses to a daemon without CAP_PERFMON.
+
+#[inline(never)]
+fn count_exempt(counters: &mut Counters, bytes: u64, packets: u64, len: u32) {
+    counters.exempt_bytes += bytes;
+    counters.packets += packets;
+    counters.frame_bytes += u64::from(len);
+}
+
+/// A packet that is not let through spends nothing. All three counters are written, two of
+/// them with nothing, for the same reason.
+#[inline(never)]
+fn refuse(counters: &mut Counters, action: u32, bytes: u64) {
+    let of = |wanted: Action| {
+        if action == wanted as u32 { bytes } else { 0 }
     };
-    counters.dropped_capped += capped;
-    counters.dropped_suspended += bytes - capped;
+    counters.dropped_throttled += of(Action::Police);
+    counters.dropped_capped += of(Action::Capped);
+    counters.dropped_suspended += of(Action::Suspended);
 }
 
 /// Ingress of the tap, last: into the shaper of what the guest sends.
@@ -139,8 +217,10 @@ pub fn shape_sent(ctx: TcContext) -> i32 {
 /// packet had been redirected (Linux commit 59e498a3289f).
 #[classifier]
 pub fn mark_sent(ctx: TcContext) -> i32 {
-    into_shaper(&ctx);
-    MATCH
+    match into_shaper(&ctx) {
+        Some(_) => MATCH,
+        None => NO_MATCH,
+    }
 }
 
 /// Chooses the packet's class and counts it as shaped; `meter_sent` counted it as sent. The
@@ -150,6 +230,11 @@ fn into_shaper(ctx: &TcContext) -> Option<u32> {
     let slot = slot(ctx)?;
     let interface = INTERFACES.get(slot)?;
     if interface.shaper == 0 || interface.ifb == 0 {
+        return None;
+    }
+    if let Some(machine) = machine(interface)
+        && is_exempt::<true>(ctx, machine)
+    {
         return None;
     }
     let counters = COUNTERS.get_ptr_mut(counter_index(slot, Direction::Sent))?;

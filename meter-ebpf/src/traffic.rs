@@ -8,7 +8,7 @@ use meter_common::CountBytes;
 
 use crate::log::warning;
 
-const ETHERNET: u32 = 14;
+pub const ETHERNET: u32 = 14;
 const VLAN: u32 = 4;
 const ETHERTYPE_AT: u32 = 12;
 
@@ -66,7 +66,11 @@ pub fn weigh(ctx: &TcContext, basis: u32) -> Weight {
     // length at both hooks.
     let tag = if tagged != 0 { VLAN } else { 0 };
     if gso_size != 0 {
-        return segments(ctx, basis, gso_size, tag);
+        let weight = segments(ctx, basis, gso_size, tag);
+        return Weight {
+            bytes: weight & BYTES,
+            packets: weight >> BYTES.count_ones(),
+        };
     }
     let bytes = match basis {
         FRAME => len,
@@ -92,19 +96,25 @@ fn ip_bytes(ctx: &TcContext, len: u32) -> u32 {
     }
 }
 
-/// The weight of the frames that a GSO packet will become: headers go out with every one.
+/// The lower bits of a weight in one number, which needs no place on the stack of those who
+/// weigh ordinary frames: a packet of 2^16 segments has fewer bytes.
+const BYTES: u64 = (1 << 47) - 1;
+
+const fn joined(bytes: u64, packets: u64) -> u64 {
+    packets << BYTES.count_ones() | bytes & BYTES
+}
+
+/// The weight of the frames that a GSO packet will become, `joined`: headers go out with every
+/// one.
 #[inline(never)]
-fn segments(ctx: &TcContext, basis: u32, gso_size: u32, tag: u32) -> Weight {
+fn segments(ctx: &TcContext, basis: u32, gso_size: u32, tag: u32) -> u64 {
     let len = ctx.len();
     // SAFETY: the kernel hands every program a context that outlives the call.
     let gso_segs = unsafe { (*ctx.skb.skb).gso_segs };
     let Some((link, headers, jumbo)) = headers(ctx) else {
         warn_unread(ctx, gso_size, gso_segs);
         let bytes = if basis == FRAME { len } else { len + tag };
-        return Weight {
-            bytes: u64::from(bytes),
-            packets: u64::from(gso_segs.max(1)),
-        };
+        return joined(u64::from(bytes), u64::from(gso_segs.max(1)));
     };
     // A tap's virtio header says how long segments are but not how many (gso_segs is 0);
     // for SCTP it is the other way round (gso_size is a mark).
@@ -121,7 +131,7 @@ fn segments(ctx: &TcContext, basis: u32, gso_size: u32, tag: u32) -> Weight {
         IP => len - link + again * (headers - link),
         _ => len + again * headers + packets * tag,
     };
-    Weight { bytes, packets }
+    joined(bytes, packets)
 }
 
 /// The lengths of the link's header and of all headers, and how much of them is not sent.

@@ -40,6 +40,13 @@ pub fn choose_class(ctx: &TcContext, shaper: u32) {
     unsafe { (*ctx.skb.skb).priority = class };
 }
 
+/// Past all classes: HTB takes its own handle for the queue that no rate holds back.
+#[inline(always)]
+pub fn past_classes(ctx: &TcContext, shaper: u32) {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).priority = shaper };
+}
+
 /// Ends the chain: the packet goes out of that interface.
 #[inline(always)]
 pub fn redirect(ifindex: u32) -> i32 {

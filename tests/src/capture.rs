@@ -26,6 +26,9 @@ pub struct Count {
     pub bytes: u64,
     /// What TCP and UDP carried in them.
     pub payload: u64,
+    /// The same bytes, with each frame that was to be segmented later as its segments: full ones,
+    /// and one that holds the rest.
+    pub segmented: u64,
     /// Frames that carried something in TCP or UDP.
     pub carriers: u64,
     /// The bytes of those frames.
@@ -39,6 +42,7 @@ impl Count {
         self.frames += other.frames;
         self.bytes += other.bytes;
         self.payload += other.payload;
+        self.segmented += other.segmented;
         self.carriers += other.carriers;
         self.carrier_bytes += other.carrier_bytes;
         self.largest = self.largest.max(other.largest);
@@ -53,6 +57,7 @@ impl Sub for Count {
             frames: self.frames - before.frames,
             bytes: self.bytes - before.bytes,
             payload: self.payload - before.payload,
+            segmented: self.segmented - before.segmented,
             carriers: self.carriers - before.carriers,
             carrier_bytes: self.carrier_bytes - before.carrier_bytes,
             largest: self.largest,
@@ -181,6 +186,15 @@ impl Capture {
 }
 
 /// One slot of the ring: `tpacket2_hdr`, an address, and the beginning of the frame.
+fn segmented(bytes: u64, payload: u64) -> u64 {
+    const FULL: u64 = 1514;
+    let headers = bytes - payload;
+    if bytes <= FULL || headers >= FULL {
+        return bytes;
+    }
+    payload + payload.div_ceil(FULL - headers) * headers
+}
+
 fn weigh(slot: &[u8; RING_FRAME]) -> (Mac, Mac, Count) {
     const TAG_APART: u32 = 1 << 4; // TP_STATUS_VLAN_VALID: it is in the skb's metadata
     let u32_at =
@@ -205,6 +219,7 @@ fn weigh(slot: &[u8; RING_FRAME]) -> (Mac, Mac, Count) {
         frames: 1,
         bytes,
         payload,
+        segmented: segmented(bytes, payload),
         carriers: u64::from(payload > 0),
         carrier_bytes: if payload > 0 { bytes } else { 0 },
         largest: bytes,

@@ -7,22 +7,28 @@
 
 pub mod capture;
 pub mod cost;
+pub mod disk;
 pub mod failure;
 pub mod foreign;
 pub mod http;
 pub mod inspect;
+pub mod interrupt;
 pub mod links;
 pub mod meterd;
 pub mod needs;
 pub mod netlink;
 pub mod packet;
 pub mod paper;
+pub mod routed;
+pub mod routing;
 pub mod sandbox;
 pub mod scene;
+pub mod strace;
 mod sys;
 pub mod tap;
 pub mod topology;
 pub mod traffic;
 pub mod wait;
+pub mod zone;
 
 pub use failure::{Context, Failure, Result};

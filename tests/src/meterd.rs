@@ -28,6 +28,7 @@ const END: Duration = Duration::from_secs(20);
 pub struct Meterd<'a> {
     sandbox: &'a Sandbox,
     directory: PathBuf,
+    zones: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -38,6 +39,15 @@ pub enum End {
     Asked,
     /// SIGKILL.
     Killed,
+}
+
+/// What the kernel is to say of a wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synchronised {
+    /// NTP has set it.
+    Yes,
+    /// Nobody has.
+    No,
 }
 
 /// Where the binary under test is: `METERD`, or beside the test's own in the target folder.
@@ -77,6 +87,7 @@ impl<'a> Meterd<'a> {
         let meterd = Self {
             sandbox,
             directory,
+            zones: None,
             child: None,
         };
         meterd.configure(config)?;
@@ -105,6 +116,11 @@ impl<'a> Meterd<'a> {
         fs::write(&path, text).could_not(|| format!("write {}", path.display()))
     }
 
+    /// It knows the time zones in that directory, and only them.
+    pub fn in_zones_of(&mut self, directory: &Path) {
+        self.zones = Some(directory.to_owned());
+    }
+
     /// Its own directory: the configuration, and below it `state` and `run`.
     #[must_use]
     pub fn directory(&self) -> &Path {
@@ -121,6 +137,23 @@ impl<'a> Meterd<'a> {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.directory.join("run/meterd.sock")
+    }
+
+    fn clock_path(&self) -> PathBuf {
+        self.directory.join("clock")
+    }
+
+    /// Shows a debug build of the daemon another wall clock, now and in later runs: so many
+    /// seconds ahead of the machine's, and synchronised or not.
+    pub fn shift_clock(&self, seconds: i64, synchronised: Synchronised) -> Result<()> {
+        let word = match synchronised {
+            Synchronised::Yes => "set",
+            Synchronised::No => "unset",
+        };
+        let new = self.directory.join("clock.new");
+        fs::write(&new, format!("{seconds} {word}\n"))
+            .and_then(|()| fs::rename(&new, self.clock_path()))
+            .could_not(|| "shift the daemon's clock")
     }
 
     fn log_path(&self) -> PathBuf {
@@ -143,8 +176,12 @@ impl<'a> Meterd<'a> {
             .arg("--config")
             .arg(self.directory.join("meterd.toml"))
             .env_remove("NOTIFY_SOCKET")
+            .env("METERD_TEST_CLOCK", self.clock_path())
             .env("NO_COLOR", "1")
             .stdin(Stdio::null());
+        if let Some(zones) = &self.zones {
+            command.env("TZDIR", zones);
+        }
         sys::end_with_this_thread(&mut command);
         Ok(command)
     }
@@ -171,14 +208,39 @@ impl<'a> Meterd<'a> {
 
     /// Starts `meterd run` and does not wait for anything.
     pub fn launch(&mut self) -> Result<()> {
+        let command = self.command(&["run"])?;
+        self.spawn(command)
+    }
+
+    /// The same as the argument of another program.
+    pub fn launch_under(&mut self, mut other: Command) -> Result<()> {
+        let command = self.command(&["run"])?;
+        other.arg(command.get_program()).args(command.get_args());
+        other.env_remove("NOTIFY_SOCKET");
+        self.spawn(other)
+    }
+
+    /// Signals the daemon that holds the state directory: the one within [`Self::launch_under`].
+    pub fn signal_the_locks_owner(&self, signal: rustix::process::Signal) -> Result<()> {
+        let path = self.directory.join("state/lock");
+        let text = fs::read_to_string(&path).could_not(|| format!("read {}", path.display()))?;
+        let pid = text
+            .trim()
+            .parse()
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        let pid = pid.ok_or_else(|| Failure::new(format!("no pid in {text:?}")))?;
+        rustix::process::kill_process(pid, signal).could_not(|| "signal meterd")
+    }
+
+    fn spawn(&mut self, mut command: Command) -> Result<()> {
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.log_path())
             .could_not(|| "open the daemon's log")?;
         let errors = log.try_clone().could_not(|| "share the daemon's log")?;
-        let child = self
-            .command(&["run"])?
+        let child = command
             .stdout(log)
             .stderr(errors)
             .spawn()

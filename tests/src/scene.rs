@@ -74,6 +74,28 @@ impl<'a> Scene<'a> {
         Ok(self)
     }
 
+    /// All that the ledger has of the guest and all that the wire saw of it, at one instant:
+    /// nothing passed between the two readings.
+    pub fn both(&mut self) -> Result<(Counted, Counted)> {
+        let guest = self.guest.party.mac;
+        let often = Duration::from_millis(1);
+        let (seen, _) = wait::until("silence", often, Duration::from_secs(20), || {
+            let before = self.capture.settled(guest)?;
+            let ledger = self.meterd.counted(MACHINE)?;
+            let after = self.capture.of(guest)?;
+            let wire = Counted {
+                received: after.received.bytes,
+                sent: after.sent.bytes,
+            };
+            Ok(if before == after {
+                Seen::Yes((ledger, wire))
+            } else {
+                Seen::NotYet("something passed meanwhile".to_owned())
+            })
+        })?;
+        Ok(seen)
+    }
+
     /// The ledger's figures and the wire's for what happens between the guest and the world.
     pub fn watch<T>(
         &mut self,

@@ -13,7 +13,7 @@ use std::{
     },
     process::Command,
     ptr::NonNull,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 /// The calling thread leaves its network namespace, and with `mounts` its mount namespace.
@@ -45,6 +45,25 @@ pub(crate) fn end_with_this_thread(command: &mut Command) {
 /// `command` runs as a user without any privilege.
 pub(crate) fn without_privilege(command: &mut Command) {
     command.uid(65534).gid(65534);
+}
+
+/// Set by the handler of [`note_interrupts`].
+pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on SIGINT and SIGTERM are only noted.
+pub(crate) fn note_interrupts() -> io::Result<()> {
+    extern "C" fn note(_: c_int) {
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    }
+    let handler: extern "C" fn(c_int) = note;
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler has the type that signal(2) asks for and does nothing but store
+        // to an atomic, which is safe between any two instructions.
+        if unsafe { libc::signal(signal, handler as libc::sighandler_t) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 fn check(result: c_int) -> io::Result<c_int> {

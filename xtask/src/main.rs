@@ -36,10 +36,15 @@ Usage: cargo xtask VERB [OPTIONS]
   ebpf                only the kernel object: <target>/bpf/meter-ebpf
   demo                two guests and a world in network namespaces, a plan, real traffic;
                       exit 0 only if every figure it checks holds. Needs root (asks sudo)
+  demo --plan NAME    what one of the shipped plans promises, played on real interfaces with
+                      small figures: invapi, edis, caasify, calendar-suspend, cdn-limit
+  demo --all          all five, in about two minutes
   test [--only user|root] [FILTER]
                       every test, or those whose name contains FILTER, in two parts:
                       what needs no privilege, as you; what makes namespaces, links and
                       kernel programs, built as you and run as root (asks sudo)
+  test-crash          the power cut at 50 000 instants, and a kill in every system call by which
+                      the daemon changes a file or the kernel. Needs root (asks sudo); slow
   test-kernel [--kernel VMLINUZ] [--modules FOLDER] [FILTER]
                       what needs root, on another kernel, by default the newest
                       /boot/vmlinuz-6.1*: booted in QEMU, emulated and so slow; needs no root
@@ -108,8 +113,9 @@ fn run(arguments: &[&str]) -> Result<(), Failure> {
 enum Verb {
     Build(build::Profile),
     Ebpf,
-    Demo(Vec<String>),
+    Demo(demo::Selection),
     Test(test::Selection),
+    TestCrash,
     TestKernel(test_kernel::Selection),
     Bench(bench::Subject),
     Lint(lint::Deny),
@@ -122,10 +128,13 @@ impl Verb {
             ("build", []) => Ok(Self::Build(build::Profile::Dev)),
             ("build", ["--release"]) => Ok(Self::Build(build::Profile::Release)),
             ("ebpf", []) => Ok(Self::Ebpf),
-            ("demo", rest) => Ok(Self::Demo(rest.iter().map(ToString::to_string).collect())),
+            ("demo", rest) => demo::Selection::read(rest)
+                .map(Self::Demo)
+                .map_err(Failure::Usage),
             ("test", rest) => test::Selection::read(rest)
                 .map(Self::Test)
                 .map_err(Failure::Usage),
+            ("test-crash", []) => Ok(Self::TestCrash),
             ("test-kernel", rest) => test_kernel::Selection::read(rest)
                 .map(Self::TestKernel)
                 .map_err(Failure::Usage),
@@ -135,10 +144,9 @@ impl Verb {
             ("lint", []) => Ok(Self::Lint(lint::Deny::IfInstalled)),
             ("lint", ["--install"]) => Ok(Self::Lint(lint::Deny::Install)),
             ("ci", []) => Ok(Self::Ci),
-            ("build" | "ebpf" | "lint" | "ci", rest) => Err(Failure::Usage(format!(
-                "`{verb}` does not take `{}`",
-                rest.join(" ")
-            ))),
+            ("build" | "ebpf" | "lint" | "ci" | "test-crash", rest) => Err(Failure::Usage(
+                format!("`{verb}` does not take `{}`", rest.join(" ")),
+            )),
             _ => Err(Failure::Usage(format!("there is no verb `{verb}`"))),
         }
     }
@@ -155,8 +163,9 @@ impl Verb {
                 println!("{}", object.display());
                 Ok(())
             }
-            Self::Demo(arguments) => demo::run(project, steps, arguments),
+            Self::Demo(selection) => demo::run(project, steps, selection),
             Self::Test(selection) => test::run(project, steps, selection),
+            Self::TestCrash => test::run(project, steps, &test::Selection::every_crash()),
             Self::TestKernel(selection) => test_kernel::run(project, steps, selection),
             Self::Bench(subject) => bench::run(project, steps, subject),
             Self::Lint(deny) => lint::run(project, steps, *deny),

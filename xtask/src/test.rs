@@ -37,7 +37,15 @@ const ROOT_THREADS: &str = "2";
 pub(crate) struct Selection {
     user: bool,
     root: bool,
-    filter: Option<String>,
+    filters: Vec<String>,
+    crashes: Crashes,
+}
+
+/// How many of the instants are tried at which a daemon is killed, or its power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crashes {
+    Some,
+    Every,
 }
 
 impl Default for Selection {
@@ -45,12 +53,25 @@ impl Default for Selection {
         Self {
             user: true,
             root: true,
-            filter: None,
+            filters: Vec::new(),
+            crashes: Crashes::Some,
         }
     }
 }
 
 impl Selection {
+    /// The tests of crashes, at every instant that they know of.
+    pub(crate) fn every_crash() -> Self {
+        Self {
+            filters: vec![
+                "ledger::tests::power".to_owned(),
+                "a_kill_anywhere".to_owned(),
+            ],
+            crashes: Crashes::Every,
+            ..Self::default()
+        }
+    }
+
     /// Reads `[--only user|root] [FILTER]`.
     pub(crate) fn read(arguments: &[&str]) -> Result<Self, String> {
         let mut selection = Self::default();
@@ -65,8 +86,8 @@ impl Selection {
                 option if option.starts_with('-') => {
                     return Err(format!("`test` does not take `{option}`"));
                 }
-                filter if selection.filter.is_none() => {
-                    selection.filter = Some(filter.to_owned());
+                filter if selection.filters.is_empty() => {
+                    selection.filters.push(filter.to_owned());
                 }
                 more => return Err(format!("`test` takes one filter, `{more}` is a second")),
             }
@@ -214,6 +235,12 @@ fn run_programs(
             ("METERD", built.meterd.as_os_str()),
             ("CARGO_MANIFEST_DIR", program.package.as_os_str()),
         ];
+        if selection.crashes == Crashes::Every {
+            variables.extend([
+                ("METERD_TEST_EVERY_KILL", OsStr::new("1")),
+                ("METERD_TEST_POWER_CUTS", OsStr::new("50000")),
+            ]);
+        }
         if root.is_some() && std::env::var_os("RUST_TEST_THREADS").is_none() {
             variables.push(("RUST_TEST_THREADS", OsStr::new(ROOT_THREADS)));
         }
@@ -250,7 +277,11 @@ fn add_harness_arguments(command: &mut Command, selection: &Selection) {
     if std::io::stdout().is_terminal() {
         command.args(["--color", "always"]);
     }
-    command.args(&selection.filter);
+    if selection.crashes == Crashes::Every {
+        // How many there were is what one asks for.
+        command.arg("--nocapture");
+    }
+    command.args(&selection.filters);
 }
 
 /// `meter-daemon tests/kernel.rs`
@@ -299,7 +330,7 @@ mod tests {
         assert_eq!(read(&[]), Ok(Selection::default()));
         let only = read(&["--only", "user", "ledger"]).unwrap();
         assert_eq!((only.user, only.root), (true, false));
-        assert_eq!(only.filter.as_deref(), Some("ledger"));
+        assert_eq!(only.filters, ["ledger"]);
         assert!(read(&["--only"]).is_err());
         assert!(read(&["--only", "some"]).is_err());
         assert!(read(&["--fast"]).is_err());

@@ -152,6 +152,21 @@ pub enum Ask {
         /// Show what would be removed, remove nothing.
         dry_run: bool,
     },
+    /// `POST /v1/attach`: an interface is metered, and what stands against its machine stands.
+    /// Answer: `{"interface","ifindex","machine","metered","enforcement","stands"}`. Doing it
+    /// twice is doing it once, so a key is accepted and needs no memory.
+    Attach {
+        /// By its name now.
+        interface: String,
+        /// Whose it is; else the configuration says.
+        machine: Option<MachineId>,
+        /// The UUID and name of the libvirt domain it belongs to.
+        libvirt: Option<(String, String)>,
+        /// Why.
+        reason: Option<String>,
+        /// Show what would happen, change nothing.
+        dry_run: bool,
+    },
     /// `GET /metrics`, on its own listener.
     Metrics,
 }

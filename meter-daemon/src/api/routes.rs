@@ -245,6 +245,18 @@ pub(super) const ROUTES: &[Route] = &[
         let (reason, dry_run) = input.circumstances()?;
         Ok(Ask::Detach { reason, dry_run }.into())
     }),
+    post(
+        "/v1/attach",
+        &[
+            "interface",
+            "machine",
+            "libvirt",
+            "name",
+            "reason",
+            "dry_run",
+        ],
+        attach,
+    ),
 ];
 
 impl Input {
@@ -404,4 +416,29 @@ fn balance(mut input: Input) -> Result<Question, Problem> {
         currency,
         ..question
     })
+}
+
+fn attach(mut input: Input) -> Result<Question, Problem> {
+    let (reason, dry_run) = input.circumstances()?;
+    let interface = input.fields.required("interface", "\"vnet7\"")?;
+    let machine = input.fields.text("machine")?.map(MachineId::from);
+    let uuid = input.fields.text("libvirt")?;
+    let name = input.fields.text("name")?;
+    let libvirt = match (uuid, name) {
+        (Some(uuid), Some(name)) => Some((uuid, name)),
+        (None, None) => None,
+        _ => {
+            return Err(unfit(
+                "`libvirt`, the domain's UUID, and `name`, its name, come together",
+            ));
+        }
+    };
+    Ok(Ask::Attach {
+        interface,
+        machine,
+        libvirt,
+        reason,
+        dry_run,
+    }
+    .into())
 }

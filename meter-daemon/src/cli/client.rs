@@ -82,8 +82,31 @@ impl Client {
         self.request(request, body.to_string().into())
     }
 
+    /// Changes, for somebody who cannot wait longer.
+    pub(super) fn post_within(
+        &self,
+        patience: Duration,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, Failure> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(CONTENT_TYPE, "application/json");
+        self.request_within(patience, request, body.to_string().into())
+    }
+
     fn request(
         &self,
+        request: hyper::http::request::Builder,
+        body: Bytes,
+    ) -> Result<Value, Failure> {
+        self.request_within(PATIENCE, request, body)
+    }
+
+    fn request_within(
+        &self,
+        patience: Duration,
         request: hyper::http::request::Builder,
         body: Bytes,
     ) -> Result<Value, Failure> {
@@ -96,13 +119,13 @@ impl Client {
                     format!("this cannot be sent to the daemon: {error}"),
                 )
             })?;
-        let exchange = async { timeout(PATIENCE, self.exchange(request)).await };
+        let exchange = async { timeout(patience, self.exchange(request)).await };
         let (status, answer) = self.runtime.block_on(exchange).map_err(|_| {
-            let (socket, seconds) = (self.socket.display(), PATIENCE.as_secs());
+            let (socket, seconds) = (self.socket.display(), patience.as_secs_f32());
             Failure::new(
                 Exit::TRY_AGAIN,
                 format!(
-                    "the daemon at {socket} did not answer within {seconds} s; what was asked may \
+                    "the daemon at {socket} did not answer within {seconds:.0} s; what was asked may \
                      still happen: `meterd events` shows whether it did"
                 ),
             )
@@ -166,6 +189,16 @@ fn unreachable_daemon(socket: &Path, error: &io::Error) -> Failure {
     }
 }
 
+/// The exit status for a refusal.
+pub(super) const fn exit(status: u16) -> Exit {
+    match status {
+        403 => Exit::NOT_ALLOWED,
+        408 | 503 | 504 => Exit::TRY_AGAIN,
+        500 => Exit::SOFTWARE,
+        _ => Exit::REFUSED,
+    }
+}
+
 fn read(status: StatusCode, answer: &[u8]) -> Result<Value, Failure> {
     let defect = |what: String| {
         Failure::new(
@@ -179,12 +212,7 @@ fn read(status: StatusCode, answer: &[u8]) -> Result<Value, Failure> {
         return Ok(value);
     }
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
-    let exit = match status.as_u16() {
-        403 => Exit::NOT_ALLOWED,
-        408 | 503 | 504 => Exit::TRY_AGAIN,
-        500 => Exit::SOFTWARE,
-        _ => Exit::REFUSED,
-    };
+    let exit = exit(status.as_u16());
     let (title, detail) = (text("title"), text("detail"));
     Err(Failure::new(
         exit,

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and which file answers it. It asks the daemon over
 //! the control socket, as any other program would.
 
+mod attach;
 mod books;
 mod changes;
 pub mod check;
@@ -98,6 +99,8 @@ enum Command {
     Forget(import::Forget),
     /// Make the daemon read its configuration again
     Reload(service::Reload),
+    /// Meter an interface now, and return when what stands against its machine stands
+    Attach(attach::Args),
     /// Remove everything that the daemon made on this node, and end it
     Detach(service::Detach),
     /// Show what this node has and lacks for metering and enforcing
@@ -171,6 +174,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Import(args) => import::import(&args, &context),
         Command::Forget(args) => import::forget(&args, &context),
         Command::Reload(args) => service::reload(&args, &context),
+        Command::Attach(args) => attach::run(&args, &context),
         Command::Detach(args) => service::detach(&args, &context),
         Command::Doctor(args) => doctor::run(args, &context),
         Command::Simulate(args) => simulate::run(&args, cli.config.as_deref()),

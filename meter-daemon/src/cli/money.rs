@@ -122,8 +122,7 @@ struct Account {
     account: String,
     balance: Option<Money>,
     /// The sum of what is not listed any more.
-    #[serde(default)]
-    carried: Decimal,
+    carried: Option<Money>,
     transactions: Vec<Transaction>,
 }
 
@@ -131,7 +130,7 @@ struct Account {
 struct Transaction {
     time: String,
     kind: String,
-    amount: Decimal,
+    amount: Money,
     machine: Option<String>,
     invoice: Option<String>,
 }
@@ -156,15 +155,17 @@ fn account(found: Value, style: Style) -> Result<String, Failure> {
         ("FOR", Side::Left),
     ];
     let mut table = Table::new(&columns, style);
-    let in_currency = |amount| Money { amount, ..balance }.to_string();
-    let mut so_far = account.carried;
+    let mut so_far = account.carried.unwrap_or(Money {
+        amount: Decimal::ZERO,
+        ..balance
+    });
     for transaction in account.transactions {
-        so_far += transaction.amount;
+        so_far.amount += transaction.amount.amount;
         let reasons = [transaction.machine, transaction.invoice];
         table.row([
             when(&transaction.time),
-            in_currency(transaction.amount),
-            in_currency(so_far),
+            transaction.amount.to_string(),
+            so_far.to_string(),
             transaction.kind,
             reasons.into_iter().flatten().collect::<Vec<_>>().join(" "),
         ]);
@@ -206,9 +207,9 @@ mod tests {
     #[test]
     fn a_balance_is_shown_with_its_transactions_and_what_stood_after_each() {
         let found = json!({
-            "account": "acme", "balance": "-2.50 EUR", "carried": "10.00", "transactions": [
-                {"time": "2026-11-01T00:00:00Z", "kind": "adjustment", "amount": "40"},
-                {"time": "2026-11-20T10:00:00Z", "kind": "overage", "amount": "-52.50",
+            "account": "acme", "balance": "-2.50 EUR", "carried": "10.00 EUR", "transactions": [
+                {"time": "2026-11-01T00:00:00Z", "kind": "adjustment", "amount": "40.00 EUR"},
+                {"time": "2026-11-20T10:00:00Z", "kind": "overage", "amount": "-52.50 EUR",
                  "machine": "web1"},
             ],
         });

@@ -96,6 +96,9 @@ fn what(event: &Event) -> String {
         EventKind::Overdue { invoice, amount } => {
             format!("bill {invoice} over {amount} is past its due date")
         }
+        EventKind::Lapsed { invoice, amount } => {
+            format!("bill {invoice} over {amount} was not paid in time: nothing is owed")
+        }
         EventKind::ToppedUp {
             volume,
             amount,

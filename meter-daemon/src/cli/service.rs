@@ -62,6 +62,12 @@ pub(super) fn run(args: &Run, context: &Context) -> Result<(), Failure> {
     Ok(daemon::run(&context.config)?)
 }
 
+/// The same for a command that does the daemon's work, and may begin it more than once.
+pub(super) fn log_to_stderr_once(filter: &str) {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| log_to_stderr(filter));
+}
+
 /// What the daemon has to say: all of it to standard error, as systemd wants it.
 #[expect(
     clippy::disallowed_methods,

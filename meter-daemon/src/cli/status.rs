@@ -140,12 +140,15 @@ fn lines(machine: &Status) -> Vec<(&'static str, String)> {
             named(machine.account.as_ref().map(|account| account.as_str())),
         ),
         ("interfaces", interfaces),
+    ];
+    lines.extend(machine.links.iter().map(|link| ("", plain(link))));
+    lines.extend([
         (
             "period",
             format!("{} to {}", when(&period.start), when(&period.end)),
         ),
         ("refill", days(period.days_left)),
-    ];
+    ]);
     match machine.allowance {
         Some(allowance) => {
             let percent = out::percent(machine.used, allowance);

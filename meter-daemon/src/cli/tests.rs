@@ -63,6 +63,9 @@ fn every_command_of_the_manual_is_understood() {
         "meterd forget web1 --yes --reason cancelled",
         "meterd reload --dry-run --json",
         "meterd detach --dry-run",
+        "meterd attach vnet7 --machine web1 --timeout 2s --json",
+        "meterd attach --libvirt - --dry-run",
+        "meterd attach --proxmox 101 --reason hook",
         "meterd doctor --json",
         "meterd completions bash",
         "meterd completions fish",
@@ -96,7 +99,7 @@ fn config_is_taken_before_and_after_a_commands_arguments_and_has_a_default() {
 fn every_command_that_changes_takes_key_reason_and_dry_run_and_every_one_that_prints_json() {
     let changes = [
         "top-up", "set", "unset", "suspend", "lift", "confirm", "cancel", "pay", "balance",
-        "reload", "detach", "restore", "import", "forget",
+        "reload", "attach", "detach", "restore", "import", "forget",
     ];
     for command in Cli::command().get_subcommands() {
         let takes = |option: &str| {

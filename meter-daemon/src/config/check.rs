@@ -152,6 +152,16 @@ impl Across<'_> {
             |name| format!("the interface `{name}` is claimed twice"),
             "an interface belongs to one machine, and is named once: remove it here or there",
         );
+        self.refuse_twins(
+            self.files
+                .machines()
+                .filter_map(|machine| machine.guest.as_ref())
+                .map(|guest| (&guest.value, &guest.place)),
+            |(hypervisor, guest)| {
+                format!("the {} guest `{guest}` is claimed twice", hypervisor.word())
+            },
+            "a guest is one machine: remove it here or there",
+        );
         self.refuse_twin_macs();
     }
 

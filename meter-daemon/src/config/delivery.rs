@@ -60,6 +60,7 @@ const EVENTS: &[&str] = &[
     "invoiced",
     "paid",
     "overdue",
+    "lapsed",
     "topped-up",
     "refused",
     "changed",

@@ -177,6 +177,12 @@ fn plan(old: &Plan, new: &Plan) -> Changes {
     }
     changes.note("enforce", &old.enforce, &new.enforce, bool::to_string);
     changes.note("exempt", &old.exempt, &new.exempt, |list| list_of(list));
+    changes.note(
+        "exempt-when-suspended",
+        &old.exempt_when_suspended,
+        &new.exempt_when_suspended,
+        bool::to_string,
+    );
     changes
 }
 
@@ -283,6 +289,7 @@ fn zone(zone: &jiff::tz::TimeZone) -> String {
 fn interfaces(interfaces: &InterfaceMatch) -> String {
     match interfaces {
         InterfaceMatch::Names(names) => list_of(names),
+        InterfaceMatch::Guest(hypervisor, guest) => format!("{} {guest}", hypervisor.word()),
         InterfaceMatch::Macs(macs) => list_of(&macs.iter().map(|m| Mac(*m)).collect::<Vec<_>>()),
     }
 }

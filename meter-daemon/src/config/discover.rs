@@ -1,11 +1,16 @@
-//! Whose interface is this? Machines that name their interfaces or MAC addresses come first,
-//! then the `[[discover]]` patterns in their order.
+//! Whose interface is this? Machines that name their interfaces come first, then those that
+//! name MAC addresses and those that name a hypervisor's guest; then what a hook said of this
+//! very interface, and last every `[[discover]]` in order.
 
 use std::{collections::HashMap, fmt};
 
 use regex::Regex;
 
-use super::{ConfiguredMachine, InterfaceMatch, kinds::in_ids};
+use super::{
+    ConfiguredMachine, InterfaceMatch,
+    hypervisor::{Guest, GuestKey, Hypervisor, Owner},
+    kinds::in_ids,
+};
 use crate::engine::units::{MachineId, PlanName};
 
 /// An interface as the host sees it.
@@ -17,6 +22,10 @@ pub struct LinkFacts {
     pub mac: Option<[u8; 6]>,
     /// What it is.
     pub kind: LinkKind,
+    /// Whose a hypervisor says it is.
+    pub owner: Owner,
+    /// Whose `meterd attach --machine` said it is.
+    pub assigned: Option<MachineId>,
 }
 
 /// What an interface is.
@@ -39,19 +48,35 @@ pub struct Claim {
     pub plan: Option<PlanName>,
 }
 
-/// A pattern for the names of taps and veths.
-#[derive(Clone, Debug)]
+/// How machines are found that the files do not name.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Discover {
-    /// Matches anywhere in the name unless it says `^` and `$`. What the group `machine`
-    /// matched is the id; without such a group, the interface's name is.
-    pub interface: Regex,
+    /// By what.
+    pub finds: Finds,
     /// The plan of machines found by it.
     pub plan: Option<PlanName>,
 }
 
-impl PartialEq for Discover {
+/// By what machines are found.
+#[derive(Clone, Debug)]
+pub enum Finds {
+    /// A pattern for the names of taps and veths. It matches anywhere in the name unless it
+    /// says `^` and `$`. What the group `machine` matched is the id; without such a group,
+    /// the interface's name is.
+    Names(Regex),
+    /// The guests of a hypervisor, and what of them is the id.
+    Guests(Hypervisor, GuestKey),
+}
+
+impl PartialEq for Finds {
     fn eq(&self, other: &Self) -> bool {
-        self.interface.as_str() == other.interface.as_str() && self.plan == other.plan
+        match (self, other) {
+            (Self::Names(one), Self::Names(other)) => one.as_str() == other.as_str(),
+            (Self::Guests(one, by), Self::Guests(other, as_other)) => {
+                one == other && by == as_other
+            }
+            _ => false,
+        }
     }
 }
 
@@ -60,14 +85,25 @@ impl Discover {
     /// a machine of its own, metered and without a plan.
     pub(super) fn everything() -> Option<Self> {
         Some(Self {
-            interface: Regex::new("").ok()?,
+            finds: Finds::Names(Regex::new("").ok()?),
             plan: None,
         })
     }
 
-    fn claim(&self, name: &str) -> Option<Claim> {
-        let found = self.interface.captures(name)?;
-        let id = found.name("machine").map_or(name, |group| group.as_str());
+    fn claim(&self, link: &LinkFacts) -> Option<Claim> {
+        let name = link.name.as_str();
+        let id = match (&self.finds, &link.owner) {
+            (Finds::Names(pattern), _) => {
+                let found = pattern.captures(name)?;
+                found.name("machine").map_or(name, |group| group.as_str())
+            }
+            (Finds::Guests(hypervisor, key), Owner::Guest(guest))
+                if guest.hypervisor == *hypervisor =>
+            {
+                guest.key(*key)
+            }
+            (Finds::Guests(..), _) => return None,
+        };
         let id = if id.is_empty() { name } else { id };
         Some(Claim {
             machine: as_id(id),
@@ -124,6 +160,8 @@ impl fmt::Debug for Mac {
 pub struct Claims {
     names: HashMap<String, Claim>,
     macs: HashMap<[u8; 5], (Mac, Claim)>,
+    /// By what the machine calls the guest: its UUID, VMID or name.
+    guests: HashMap<(Hypervisor, String), Claim>,
     /// The plan of every configured machine, also of those found only by pattern.
     plans: HashMap<MachineId, Option<PlanName>>,
 }
@@ -149,34 +187,65 @@ impl Claims {
                     macs.iter()
                         .map(|mac| (Mac(*mac).tail(), (Mac(*mac), claim.clone()))),
                 ),
+                InterfaceMatch::Guest(hypervisor, key) => {
+                    claims.guests.insert((*hypervisor, key.clone()), claim);
+                }
             }
         }
         claims
     }
 
-    /// Whose an interface is. A name says more than an address, and both more than a pattern.
-    pub(super) fn claim(&self, link: &LinkFacts, patterns: &[Discover]) -> Option<Claim> {
+    /// Whether a machine names a guest of this hypervisor.
+    pub(super) fn name_guests_of(&self, hypervisor: Hypervisor) -> bool {
+        self.guests.keys().any(|(named, _)| *named == hypervisor)
+    }
+
+    fn by_guest(&self, guest: &Guest) -> Option<&Claim> {
+        // What it keeps before what can be given to another.
+        [&guest.id, &guest.name]
+            .into_iter()
+            .find_map(|key| self.guests.get(&(guest.hypervisor, key.clone())))
+    }
+
+    /// Whose an interface is.
+    pub(super) fn claim(&self, link: &LinkFacts, discover: &[Discover]) -> Option<Claim> {
         if let Some(claim) = self.names.get(&link.name) {
             return Some(claim.clone());
         }
         // A bridge takes over the address of one of its ports: only an end of a guest's own
         // wire is known by an address.
-        if link.kind == LinkKind::Other {
-            return None;
-        }
-        if let Some(found) = link.mac.map(Mac)
+        let is_guests = link.kind != LinkKind::Other;
+        if let Some(found) = link.mac.map(Mac).filter(|_| is_guests)
             && let Some((mac, claim)) = self.macs.get(&found.tail())
             && (found == *mac || found.0[0] == 0xfe)
         {
             return Some(claim.clone());
         }
-        let claim = patterns
-            .iter()
-            .find_map(|pattern| pattern.claim(&link.name))?;
+        if let Owner::Guest(guest) = &link.owner
+            && let Some(claim) = self.by_guest(guest)
+        {
+            return Some(claim.clone());
+        }
+        let found = match link.owner {
+            Owner::Unknown => None,
+            _ => discover.iter().find_map(|discover| discover.claim(link)),
+        };
+        let claim = match &link.assigned {
+            // The plan of an id that the files do not have is the pattern's, as for others.
+            Some(machine) => Some(Claim {
+                machine: machine.clone(),
+                plan: found.and_then(|claim| claim.plan),
+            }),
+            None => found.filter(|_| is_guests),
+        };
+        claim.map(|claim| self.with_own_plan(claim))
+    }
+
+    fn with_own_plan(&self, claim: Claim) -> Claim {
         let own = self.plans.get(&claim.machine).cloned().flatten();
-        Some(Claim {
+        Claim {
             plan: own.or(claim.plan),
             machine: claim.machine,
-        })
+        }
     }
 }

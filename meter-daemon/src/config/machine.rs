@@ -3,6 +3,7 @@
 use super::{
     ConfiguredAccount, ConfiguredMachine, InterfaceMatch,
     discover::Mac,
+    hypervisor::{self, Hypervisor},
     kinds::{
         ACCOUNT, ALLOWANCE, BALANCE, CURRENCY, EMAIL, INTERFACE, MAC, MACHINE, MONEY, PLAN,
         TIME_ZONE, VOLUME,
@@ -28,6 +29,7 @@ pub(super) struct Machine {
     pub(super) account: Option<Located<AccountId>>,
     pub(super) names: Vec<Located<String>>,
     pub(super) macs: Vec<Located<Mac>>,
+    pub(super) guest: Option<Located<(Hypervisor, String)>>,
     pub(super) cost_limit: Option<Located<Money>>,
     pub(super) renewal_day: Option<Place>,
 }
@@ -64,6 +66,7 @@ fn machine(table: Table<'_>) -> Option<Machine> {
     let id = table.require("id", &MACHINE);
     let names = table.list("interfaces", &INTERFACE);
     let macs = table.list("macs", &MAC);
+    let guest = hypervisor::guest(&table);
     let plan = table.read("plan", &PLAN);
     let account = table.read("account", &ACCOUNT);
     let renewal_day = day(&table, "renewal-day");
@@ -78,13 +81,25 @@ fn machine(table: Table<'_>) -> Option<Machine> {
             "remove `interfaces` or `macs`",
         );
     }
+    if let Some(guest) = &guest
+        && (table.has("interfaces") || table.has("macs"))
+    {
+        table.problems.error(
+            &guest.place,
+            "a hypervisor's guest has the interfaces that the hypervisor gives it",
+            "remove `interfaces` or `macs`, or this key",
+        );
+    }
     let renewal_place = renewal_day.map(|_| table.place_of("renewal-day"));
     table.finish();
 
     let id = id?;
-    let interfaces = match macs.is_empty() {
-        true => InterfaceMatch::Names(names.iter().map(|name| name.value.clone()).collect()),
-        false => InterfaceMatch::Macs(macs.iter().map(|mac| mac.value.0).collect()),
+    let interfaces = match &guest {
+        Some(guest) => InterfaceMatch::Guest(guest.value.0, guest.value.1.clone()),
+        None if macs.is_empty() => {
+            InterfaceMatch::Names(names.iter().map(|name| name.value.clone()).collect())
+        }
+        None => InterfaceMatch::Macs(macs.iter().map(|mac| mac.value.0).collect()),
     };
     let checked = ConfiguredMachine {
         id: id.value,
@@ -104,6 +119,7 @@ fn machine(table: Table<'_>) -> Option<Machine> {
         account,
         names,
         macs,
+        guest,
         cost_limit,
         renewal_day: renewal_place,
     })

@@ -13,6 +13,7 @@ mod delivery;
 pub mod diagnostic;
 mod difference;
 mod discover;
+mod hypervisor;
 mod kinds;
 mod load;
 mod machine;
@@ -39,7 +40,8 @@ use rust_decimal::Decimal;
 pub use self::{
     delivery::{Smtp, SmtpSecurity, Webhook},
     diagnostic::{Colour, Diagnostic, Diagnostics, Severity},
-    discover::{Claim, Claims, Discover, LinkFacts, LinkKind},
+    discover::{Claim, Claims, Discover, Finds, LinkFacts, LinkKind},
+    hypervisor::{Guest, GuestKey, Hypervisor, Owner},
     simulation::simulation,
 };
 use crate::engine::{
@@ -189,6 +191,8 @@ pub enum InterfaceMatch {
     Names(Vec<String>),
     /// By the guest's MAC addresses.
     Macs(Vec<[u8; 6]>),
+    /// As those of a hypervisor's guest: its UUID, VMID or name.
+    Guest(Hypervisor, String),
 }
 
 /// An account of the files.
@@ -222,12 +226,28 @@ pub struct Retention {
     pub days: SignedDuration,
 }
 
+/// A machine's id, as the files would take it.
+///
+/// # Errors
+/// Says what an id is made of.
+pub fn machine_id(text: &str) -> Result<MachineId, String> {
+    (kinds::MACHINE.parse)(text).map_err(|wrong| wrong.to_string())
+}
+
 impl Config {
-    /// Whose an interface is: a machine's that names it, else one's with its MAC address, else
-    /// by the first pattern that matches it, where it is a tap or a veth.
+    /// Whose an interface is: a machine's that names it, else one's with its MAC address or
+    /// that is the guest it belongs to, else whose a hook said it is, else by the first
+    /// `[[discover]]` that matches it, where it is a tap or a veth.
     #[must_use]
     pub fn claim(&self, link: &LinkFacts) -> Option<Claim> {
         self.claims.claim(link, &self.discover)
+    }
+
+    /// Whether the files want to know whose interfaces are from this hypervisor's own files.
+    #[must_use]
+    pub fn asks(&self, hypervisor: Hypervisor) -> bool {
+        let found = |discover: &Discover| matches!(discover.finds, Finds::Guests(of, _) if of == hypervisor);
+        self.claims.name_guests_of(hypervisor) || self.discover.iter().any(found)
     }
 
     /// Whether the files name this machine.

@@ -12,7 +12,8 @@ use super::{
     AttachMode, CircuitBreaker, Config, CountBytes, Retention,
     delivery::{self, Smtp, Webhook},
     discover::Discover,
-    kinds::{DURATION, LISTEN, PATH, PATTERN, PERCENT, PLAN, PREFIX, TIME_ZONE},
+    hypervisor,
+    kinds::{DURATION, LISTEN, PATH, PERCENT, PREFIX, TIME_ZONE},
     machine::{self, LocatedAccount, Machine},
     problem::Located,
     table::{Kind, Table},
@@ -89,16 +90,7 @@ pub(super) fn read(table: Table<'_>, directory: &Path) -> Node {
     let patterns = table
         .tables("discover", "[[discover]]")
         .into_iter()
-        .filter_map(|table| {
-            let interface = table.require("interface", &PATTERN);
-            let plan = table.read("plan", &PLAN);
-            table.finish();
-            let discover = Discover {
-                interface: interface?.value,
-                plan: plan.as_ref().map(|plan| plan.value.clone()),
-            };
-            Some((discover, plan))
-        })
+        .filter_map(hypervisor::discover)
         .collect();
     let (machines, accounts) = machine::both(&table);
     table.finish();

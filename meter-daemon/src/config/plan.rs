@@ -28,6 +28,7 @@ pub(super) const KEYS: &[&str] = &[
     "rule",
     "enforce",
     "exempt",
+    "exempt-when-suspended",
 ];
 
 /// The days after which a bill is due where the plan does not say.
@@ -60,6 +61,7 @@ pub(super) fn read(table: Table<'_>, name: PlanName) -> Arc<Plan> {
         .collect();
     let enforce = table.switch("enforce").unwrap_or(true);
     let exempt = table.list("exempt", &PREFIX);
+    let exempt_when_suspended = table.switch("exempt-when-suspended").unwrap_or(false);
 
     rule::refuse_twins(&rules, table.problems);
     let checked = Checked {
@@ -97,6 +99,7 @@ pub(super) fn read(table: Table<'_>, name: PlanName) -> Arc<Plan> {
         rules: rules.into_iter().map(|rule| rule.value).collect(),
         enforce,
         exempt: exempt.into_iter().map(|prefix| prefix.value).collect(),
+        exempt_when_suspended,
     })
 }
 
@@ -158,6 +161,7 @@ fn daily(table: &Table<'_>, allowance: Option<&Located<Allowance>>) -> Option<No
 
 fn price(table: Table<'_>) -> Option<Price> {
     let currency = table.require("currency", &CURRENCY);
+    let base = table.read("base", &PRICE);
     let usage = table.table("usage", "`usage`").and_then(|table| {
         let tariff = tariff(&table);
         table.finish();
@@ -165,19 +169,20 @@ fn price(table: Table<'_>) -> Option<Price> {
     });
     let overage = table.table("overage", "`overage`").and_then(overage);
     let extra = table.table("extra", "`extra`").and_then(extra);
-    if !["usage", "overage", "extra"]
+    if !["base", "usage", "overage", "extra"]
         .into_iter()
         .any(|key| table.has(key))
     {
         table.problems.warning(
             &table.place,
             "[price] holds no price",
-            "add usage, overage or extra, or remove it",
+            "add base, usage, overage or extra, or remove it",
         );
     }
     table.finish();
     Some(Price {
         currency: currency?.value,
+        base: base.map(|base| base.value),
         usage,
         overage,
         extra,
@@ -359,24 +364,24 @@ impl Checked<'_, '_> {
                         );
                     }
                 }
-                Trigger::Overdue if !self.bills() => self.table.problems.warning(
+                Trigger::Overdue if !self.bills_overage() => self.table.problems.warning(
                     &rule.place,
-                    "this plan issues no bill: only one from before a change of plan can be overdue",
-                    "collect overage or extra by bill: collect = \"invoice\"; or remove the rule",
+                    "this plan bills no overage: only a bill from before a change of plan can be \
+                     overdue",
+                    "collect overage by bill: collect = \"invoice\"; or remove the rule",
                 ),
                 _ => {}
             }
         }
     }
 
-    fn bills(&self) -> bool {
+    /// An unpaid bill for a top-up is an offer not taken: it lapses.
+    fn bills_overage(&self) -> bool {
         let Some(price) = self.price else {
             return self.table.has("price");
         };
         let overage = price.overage.map(|overage| overage.collect);
-        let extra = price.extra.map(|extra| extra.collect);
         matches!(overage, Some(CollectOverage::Invoice { .. }))
-            || matches!(extra, Some(CollectExtra::Invoice { .. }))
     }
 
     /// A percentage of an allowance that is not set never holds. That is meant where the plan

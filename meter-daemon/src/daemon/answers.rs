@@ -6,13 +6,15 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 
 use super::{
+    attach::Wanted,
     figures,
     history::Said,
     node::{CycleError, Node, is_refusal},
+    records,
 };
 use crate::{
     api::{Answer, Ask, Call, Problem},
-    config::Config,
+    config::{Config, Guest, Hypervisor},
     engine::{
         Effect,
         command::{Command, CommandAction},
@@ -21,7 +23,7 @@ use crate::{
         units::MachineId,
     },
     host::links::Links,
-    ledger::{CommandRecord, EventFilter, LedgerError, Resolution, UsageRow},
+    ledger::{CommandRecord, EventFilter, EventRecord, LedgerError, Resolution, UsageRow},
 };
 
 /// Whether the loop goes on after an answer.
@@ -132,6 +134,26 @@ impl Node {
                 }
                 outcome
             }
+            Ask::Attach {
+                interface,
+                machine,
+                libvirt,
+                reason,
+                dry_run,
+            } => {
+                let wanted = Wanted {
+                    interface,
+                    machine,
+                    guest: libvirt.map(|(id, name)| Guest {
+                        hypervisor: Hypervisor::Libvirt,
+                        id,
+                        name,
+                    }),
+                    reason,
+                };
+                let attached = self.attach_asked(&wanted, links, dry_run).await;
+                attached.map(|attached| json!(attached))
+            }
             Ask::Metrics => {
                 // A scrape sees the counters as they are now; if they cannot be recorded, it
                 // sees that, too.
@@ -183,6 +205,7 @@ impl Node {
             .map(|record| record.name.clone())
             .collect();
         status.interfaces.sort();
+        status.links = self.link_sentences(machine);
         Some(status)
     }
 
@@ -212,8 +235,9 @@ impl Node {
             .ok_or_else(|| unknown("machine", machine))?;
         let mut value = json!(explanation);
         if let Value::Object(object) = &mut value {
-            let sentences: Vec<String> =
+            let mut sentences: Vec<String> =
                 explanation.to_string().lines().map(str::to_owned).collect();
+            sentences.extend(self.link_sentences(machine));
             object.insert("sentences".into(), json!(sentences));
         }
         Ok(value)
@@ -250,7 +274,12 @@ impl Node {
         key: Option<String>,
         dry_run: bool,
     ) -> Result<Value, Problem> {
+        let confirms_clock = self.confirms_clock(&commands);
         if dry_run {
+            if let Some(author) = confirms_clock {
+                let event = records::clock_confirmed(self.now(), &author);
+                return Ok(json!({ "dry_run": true, "events": [event.body] }));
+            }
             self.freshen().await.map_err(cannot_record)?;
             let effects = self.rehearse(commands);
             return command_answer(&effects, true);
@@ -258,6 +287,9 @@ impl Node {
         let request = canonical(&commands);
         if let Some(answer) = self.answered(key.as_deref(), &request)? {
             return Ok(answer);
+        }
+        if let Some(author) = confirms_clock {
+            return self.clock_confirmed(&author, key, request).await;
         }
         let finish = |effects: &[Effect]| {
             let key = key?;
@@ -288,6 +320,37 @@ impl Node {
             .answer(key)
             .map_err(|error| unreadable(&error))?;
         known.map(|known| repeated(&known, request)).transpose()
+    }
+
+    /// Who confirms, while the wall clock waits for it. What the circuit breaker holds back is
+    /// confirmed by the next one.
+    fn confirms_clock(&mut self, commands: &[Command]) -> Option<String> {
+        self.now();
+        self.clock.waits()?;
+        let confirm = |command: &&Command| matches!(command.action, CommandAction::Confirm);
+        Some(commands.iter().find(confirm)?.author.clone())
+    }
+
+    async fn clock_confirmed(
+        &mut self,
+        author: &str,
+        key: Option<String>,
+        request: String,
+    ) -> Result<Value, Problem> {
+        let answer = |event: &EventRecord| json!({ "dry_run": false, "events": [event.body] });
+        let finish = |event: &EventRecord| {
+            Some(CommandRecord {
+                key: key?,
+                request,
+                status: 200,
+                answer: answer(event).to_string(),
+            })
+        };
+        let event = self
+            .confirm_clock(author, finish)
+            .await
+            .map_err(cannot_record)?;
+        Ok(answer(&event))
     }
 
     async fn reload_asked(

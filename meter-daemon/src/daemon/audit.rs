@@ -23,25 +23,30 @@ pub(crate) struct Look {
 #[derive(Debug, Default)]
 pub(crate) struct Audit {
     first: BTreeMap<u32, Look>,
+    /// What our program had dropped by then.
+    dropped: BTreeMap<u32, Bytes>,
     drift: BTreeMap<u32, [i64; 2]>,
 }
 
 impl Audit {
     /// Compares, and says which direction (0 received, 1 sent) differs by too much, with the
     /// kernel's figure and the difference. `shaped`: a shaper of ours stands, so that the
-    /// kernel rightly sees less than the program did: the comparison begins anew after it.
+    /// kernel rightly sees less than the program did, and `dropped` is what our program itself
+    /// kept back, of which the kernel sees some: the comparison begins anew after either.
     pub(crate) fn look(
         &mut self,
         ifindex: u32,
         reading: &Reading,
         kernel: [Bytes; 2],
         shaped: bool,
+        dropped: Bytes,
     ) -> Option<(usize, Bytes, i64)> {
         let now = Look {
             ours: reading.frames,
             kernel,
         };
-        if shaped {
+        let drops = self.dropped.insert(ifindex, dropped) != Some(dropped);
+        if shaped || drops && self.first.contains_key(&ifindex) {
             self.first.remove(&ifindex);
             self.drift.remove(&ifindex);
             return None;
@@ -67,6 +72,7 @@ impl Audit {
     pub(crate) fn forget(&mut self, ifindex: u32) {
         self.first.remove(&ifindex);
         self.drift.remove(&ifindex);
+        self.dropped.remove(&ifindex);
     }
 }
 
@@ -85,32 +91,49 @@ mod tests {
     fn a_difference_past_a_thousandth_is_named_with_both_figures() {
         let mut audit = Audit::default();
         let first = [Bytes(50), Bytes(70)];
-        assert_eq!(audit.look(3, &reading(1_000, 2_000), first, false), None);
+        assert_eq!(
+            audit.look(3, &reading(1_000, 2_000), first, false, Bytes::ZERO),
+            None
+        );
         let kernel = [Bytes(50 + 10_000_000_000), Bytes(70 + 10_000_000_000)];
         let same = reading(1_000 + 10_000_000_000, 2_000 + 10_000_000_000 - 9_000_000);
         assert_eq!(
-            audit.look(3, &same, kernel, false),
+            audit.look(3, &same, kernel, false, Bytes::ZERO),
             None,
             "0.09 % is under way"
         );
         assert_eq!(audit.drift(3), Some([0, -9_000_000]));
         let less = reading(1_000 + 10_000_000_000, 2_000 + 10_000_000_000 - 11_000_000);
-        let found = audit.look(3, &less, kernel, false);
+        let found = audit.look(3, &less, kernel, false, Bytes::ZERO);
         assert_eq!(found, Some((1, Bytes(10_000_000_000), -11_000_000)));
     }
 
     #[test]
     fn while_a_shaper_stands_nothing_is_compared() {
         let mut audit = Audit::default();
-        audit.look(3, &reading(0, 0), [Bytes(0); 2], false);
+        audit.look(3, &reading(0, 0), [Bytes(0); 2], false, Bytes::ZERO);
         assert_eq!(
-            audit.look(3, &reading(9_000_000, 0), [Bytes(0); 2], true),
+            audit.look(3, &reading(9_000_000, 0), [Bytes(0); 2], true, Bytes::ZERO),
             None
         );
         assert_eq!(
-            audit.look(3, &reading(9_000_000, 0), [Bytes(0); 2], false),
+            audit.look(3, &reading(9_000_000, 0), [Bytes(0); 2], false, Bytes::ZERO),
             None
         );
+        assert_eq!(audit.drift(3), Some([0, 0]), "the comparison began anew");
+    }
+
+    #[test]
+    fn what_our_program_keeps_back_is_no_difference() {
+        let mut audit = Audit::default();
+        let kernel = |sent| [Bytes(0), Bytes(sent)];
+        audit.look(3, &reading(0, 0), kernel(0), false, Bytes::ZERO);
+        let kept_back = Bytes(9_000_000);
+        assert_eq!(
+            audit.look(3, &reading(0, 0), kernel(9_000_000), false, kept_back),
+            None
+        );
+        audit.look(3, &reading(0, 0), kernel(9_000_000), false, kept_back);
         assert_eq!(audit.drift(3), Some([0, 0]), "the comparison began anew");
     }
 }

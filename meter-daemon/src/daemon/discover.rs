@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tracing::{error, info};
 
 use super::{
+    enforce::Which,
     node::{self, CycleError, Node},
     records::{self, Basis},
 };
@@ -60,8 +61,14 @@ impl Node {
         batch.slots = opened.into_iter().chain(renamed).collect();
         batch.events.extend(renamings);
         batch.highest = self.interfaces.highest_if_grown();
-        batch.notes = self.known.news(&self.interfaces, &self.config);
-        let news = claims_changed || !batch.slots.is_empty() || batch.highest.is_some();
+        batch
+            .notes
+            .extend(self.known.news(&self.interfaces, &self.config));
+        batch.notes.extend(self.interfaces.guests.news());
+        let news = claims_changed
+            || !batch.slots.is_empty()
+            || !batch.notes.is_empty()
+            || batch.highest.is_some();
         if news && let Err(failure) = self.commit(&batch, next) {
             self.interfaces.still_changed();
             return Err(failure.into());
@@ -78,7 +85,7 @@ impl Node {
         }
         if attached {
             // A throttled machine's new interface is throttled at once, not at the next poll.
-            self.apply().await;
+            self.arm_and_apply(Which::All).await;
         }
         Ok(())
     }
@@ -185,7 +192,7 @@ impl Node {
         !self.closing.is_empty()
     }
 
-    fn is_attached(&self, record: &SlotRecord) -> bool {
+    pub(super) fn is_attached(&self, record: &SlotRecord) -> bool {
         self.attached.get(&record.interface.ifindex) == Some(&record.counter.slot.0)
     }
 
@@ -211,9 +218,12 @@ impl Node {
                 ifindex: record.interface.ifindex,
                 slot: record.counter.slot.0,
                 generation: record.counter.generation.0,
-                machine: 0,
+                machine: self.entry_before_attach(record),
             })
             .collect();
+        // From the first packet, too, so far as it is known by now.
+        self.exempt();
+        self.arm();
         for (record, (_, outcome)) in records.iter().zip(self.programs.attach(&requests)) {
             self.note_attached(record, outcome);
         }
@@ -382,13 +392,16 @@ impl Node {
                 Err(failure) => outcome = Err(failure.into()),
             }
         }
+        self.release_links(&Which::Changed).await;
         self.measure_last(&left).await?;
+        self.release_entries();
         for record in leaving {
             let ifindex = record.interface.ifindex;
             if left.contains(&record.counter.slot)
                 && self.slots.of_interface(record.interface).is_none()
             {
                 self.interfaces.forget(ifindex);
+                self.quiet.give_up(ifindex);
                 for what in ["attach", "drift", "enforce", "unknown"] {
                     self.tally.say_again(&format!("{what} {ifindex}"));
                 }
@@ -442,7 +455,9 @@ fn uncounted(
     before: &SlotReading,
     after: &SlotReading,
 ) -> [Bytes; 2] {
-    let dropped = Bytes(before.sent.dropped_capped) + Bytes(before.sent.dropped_suspended);
+    let dropped = Bytes(before.sent.dropped_capped)
+        + Bytes(before.sent.dropped_suspended)
+        + Bytes(before.sent.dropped_throttled);
     let received = Bytes(after.received.frame_bytes).saturating_sub(record.base.frames[0]);
     let sent = Bytes(before.sent.frame_bytes).saturating_sub(record.base.frames[1]);
     [

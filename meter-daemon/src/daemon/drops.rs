@@ -12,6 +12,7 @@ use crate::{
 /// What the program counts apart: bytes received and sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Apart {
+    pub(crate) policed: [Bytes; 2],
     pub(crate) capped: [Bytes; 2],
     pub(crate) suspended: [Bytes; 2],
     pub(crate) exempt: [Bytes; 2],
@@ -21,6 +22,7 @@ impl From<&SlotReading> for Apart {
     fn from(reading: &SlotReading) -> Self {
         let directions = [&reading.received, &reading.sent];
         Self {
+            policed: directions.map(|counters| Bytes(counters.dropped_throttled)),
             capped: directions.map(|counters| Bytes(counters.dropped_capped)),
             suspended: directions.map(|counters| Bytes(counters.dropped_suspended)),
             exempt: directions.map(|counters| Bytes(counters.exempt_bytes)),
@@ -79,6 +81,7 @@ impl Drops {
                 [0, 1].map(|direction| now[direction].saturating_sub(first[direction]))
             };
             Apart {
+                policed: grown(seen.first.policed, seen.now.policed),
                 capped: grown(seen.first.capped, seen.now.capped),
                 suspended: grown(seen.first.suspended, seen.now.suspended),
                 exempt: grown(seen.first.exempt, seen.now.exempt),

@@ -4,13 +4,17 @@
 //! then the program sends packets there. Lifting goes the other way round. A crash at any
 //! point leaves a note by which the next start finishes the work.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tracing::{error, info, warn};
 
 use super::{
     discover::Left,
     node::{CycleError, Node},
+    quiet::Lost,
     records,
     shapers::{counted_on, note_key},
     share::{Demand, shares},
@@ -21,8 +25,10 @@ use crate::{
         units::{BitsPerSecond, Bytes, MachineId},
     },
     host::{
+        clock,
         error::HostError,
-        programs::{Mode, Shaper, Verdict},
+        netlink::NetlinkError,
+        programs::{Shaper, Verdict},
         shaping::{self, Change, Found, Root, RootAfter},
     },
     ledger::{HostNote, LedgerError, Shaped, Slot, SlotRecord},
@@ -39,14 +45,10 @@ pub(super) enum Which {
 }
 
 impl Node {
-    /// Makes every interface what the engine wants it to be. Failures are said once, counted,
-    /// and tried again with the next poll.
-    pub(crate) async fn apply(&mut self) {
-        self.apply_to(Which::All).await;
-    }
-
-    /// The same where a look is due. What stands is not looked at for every question, and at
-    /// every change of a single qdisc: a look takes a third of a millisecond.
+    /// Makes interfaces what the engine wants them to be, where a look is due: what stands is not
+    /// looked at for every question, and at every change of a single qdisc, as a look takes a
+    /// third of a millisecond. Failures are said once, counted, and tried again with the next
+    /// poll.
     pub(super) async fn apply_to(&mut self, which: Which) {
         let interfaces = self.interfaces_per_machine();
         let records: Vec<SlotRecord> = self
@@ -80,18 +82,26 @@ impl Node {
                 None if self.enforcer.touches(record.interface.ifindex) => self.lift(&record).await,
                 None => Ok(()),
             };
-            self.said(&record, stopped.and(shaped));
+            let linked = self.hold_link(&record).await;
+            self.said(&record, stopped.and(shaped).and(linked));
         }
+        self.release_links(&which).await;
     }
 
-    /// As far as we know without looking.
+    /// Whether what is wanted of an interface stands, as far as we know without looking.
+    pub(super) fn stands(&self, record: &SlotRecord) -> bool {
+        self.stands_as_wanted(record, &self.interfaces_per_machine())
+    }
+
     fn stands_as_wanted(&self, record: &SlotRecord, interfaces: &BTreeMap<MachineId, u64>) -> bool {
         let touched = self.enforcer.touched.get(&record.interface.ifindex);
         let stands = match self.rate(record, interfaces) {
             None => touched.is_none(),
             rate => record.shaped.is_some() && touched.is_some_and(|it| it.rate == rate),
         };
-        stands && self.enforcer.verdict(record) == Some(verdict(self.wanted(&record.machine)))
+        stands
+            && self.enforcer.verdict(record) == Some(verdict(self.wanted(&record.machine)))
+            && self.link_stands(record.interface.ifindex)
     }
 
     /// What an interface is to be shaped to, if it is.
@@ -148,7 +158,7 @@ impl Node {
         Ok(())
     }
 
-    fn wanted(&self, machine: &MachineId) -> Enforcement {
+    pub(super) fn wanted(&self, machine: &MachineId) -> Enforcement {
         if self.config.dry_run {
             Enforcement::None
         } else {
@@ -228,6 +238,15 @@ impl Node {
         let found = self.enforcer.shaping.inspect(ifindex).await?;
         let before = self.current(record).shaped;
         let ours = matches!(found.root, Root::Ours { .. });
+        let now = clock::now().monotonic;
+        let lost = match before {
+            Some(_) => Lost::Yes,
+            None => Lost::No,
+        };
+        if !ours && !self.quiet.is_ours_to_take(ifindex, now, lost) {
+            // Somebody is at work there: see `quiet`. Until then what stands stays.
+            return Ok(());
+        }
         if !self.enforcer.touches(ifindex) || !ours {
             self.remember_root(record, &found)?;
         }
@@ -235,12 +254,16 @@ impl Node {
             self.begin_figures(record, rate).await?;
         }
         let installed = self.enforcer.shaping.install(ifindex, rate).await?;
-        // What an IFB gives back skips the filters of `ingress` and `clsact`: by tcx it would
-        // be redirected before them, and an anti-spoofing rule there be of no use any more.
-        let passes_by = self.programs.mode() == Mode::Tcx && !found.ingress_filters.is_empty();
+        // What an IFB gives back skips filters and chains of the interface's ingress: an
+        // anti-spoofing rule there would be of no use any more.
+        let bypassed = found.bypassed_by(self.programs.mode());
         let shaper = Shaper {
             major: shaping::MAJOR,
-            ifb_ifindex: if passes_by { 0 } else { installed.ifb_ifindex },
+            ifb_ifindex: if bypassed.is_empty() {
+                installed.ifb_ifindex
+            } else {
+                0
+            },
         };
         self.programs
             .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?;
@@ -267,8 +290,8 @@ impl Node {
             };
             self.enforced(record, stands, &detail)?;
         }
-        if passes_by {
-            let filters = found.ingress_filters.join(", ");
+        if !bypassed.is_empty() {
+            let filters = bypassed.join(", ");
             return Err(EnforceError::PassesBy { filters });
         }
         Ok(())
@@ -321,6 +344,20 @@ impl Node {
         }
         let engine = self.engine.clone();
         Ok(self.commit(&batch, engine)?)
+    }
+
+    /// Puts up what had to wait for others to be done.
+    pub(super) async fn take_what_is_quiet(&mut self) {
+        let due = self.quiet.due(clock::now().monotonic);
+        self.apply_to(Which::These(due.clone())).await;
+        for ifindex in due {
+            self.quiet.give_up(ifindex);
+        }
+    }
+
+    /// How long the loop may sleep before then.
+    pub(super) fn until_quiet(&self) -> Option<Duration> {
+        self.quiet.next(clock::now().monotonic)
     }
 
     /// Writes down what stands, before it is replaced.
@@ -379,6 +416,7 @@ impl Node {
             .remove(ifindex, saved.as_ref())
             .await?;
         let detail = format!("throttle lifted; {}", after(&removed.root));
+        self.quiet.changed_by_us(ifindex, clock::now().monotonic);
         self.enforced(record, None, &detail)?;
         // Only now: until the note is gone, too, this is not done.
         self.enforcer.touched.remove(&ifindex);
@@ -412,6 +450,19 @@ impl Node {
         let what = format!("enforce {}", record.interface.ifindex);
         match outcome {
             Ok(()) => self.tally.say_again(&what),
+            Err(policed @ (EnforceError::Foreign { .. } | EnforceError::PassesBy { .. })) => {
+                if self.tally.say_once(what) {
+                    warn!(interface = record.name, machine = %record.machine, "{policed}");
+                    let now = self.now();
+                    let detail = policed.to_string();
+                    self.pending.push(records::enforced(
+                        now,
+                        &record.machine,
+                        &record.name,
+                        &detail,
+                    ));
+                }
+            }
             Err(failure) => {
                 self.tally.enforcement_failures += 1;
                 if self.tally.say_once(what) {
@@ -503,23 +554,26 @@ fn after(root: &RootAfter) -> String {
 
 /// Why an interface is not what it should be.
 #[derive(Debug, thiserror::Error)]
-enum EnforceError {
+pub(super) enum EnforceError {
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(transparent)]
     Shaping(#[from] shaping::ShapingError),
     #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Cycle(#[from] CycleError),
     #[error(
-        "not throttled: its root qdisc is {kind}, which is not ours to replace ({why}); \
-         remove it or put it on another interface"
+        "policed instead of shaped: its root qdisc is {kind}, which is not ours to replace ({why}). \
+         What is above the rate is dropped instead of queued, until it is removed"
     )]
     Foreign { kind: String, why: String },
     #[error(
-        "what the guest sends is not throttled: a redirect would lead it past somebody's filters \
-         on the interface's ingress ({filters}); move them to the bridge or forward hook"
+        "what the guest sends is policed instead of shaped: a redirect would lead it past somebody's \
+         filters on the interface's ingress ({filters}). What is above the rate is dropped instead of \
+         queued, until they are moved to the bridge or forward hook"
     )]
     PassesBy { filters: String },
 }

@@ -57,7 +57,7 @@ fn interface_figures(node: &Node, record: &SlotRecord) -> InterfaceFigures {
         bytes: used[direction],
         packets: record.cursor.packets[direction].saturating_sub(record.base.packets[direction]),
         exempt: apart.exempt[direction],
-        dropped_throttled: throttled[direction],
+        dropped_throttled: throttled[direction] + apart.policed[direction],
         dropped_capped: apart.capped[direction],
         dropped_suspended: apart.suspended[direction],
         drift: drift.map(|drift| drift[direction]),

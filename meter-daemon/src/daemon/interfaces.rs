@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
+use super::guests::Guests;
 use crate::{
-    config::{self, Claim, Config, LinkFacts},
-    host::links::{KernelCounters, Link, LinkKind},
+    config::{Claim, Config},
+    host::links::{AdminState, KernelCounters, Link, LinkKind},
     ledger::{BootId, Highest, InterfaceId},
 };
 
@@ -31,6 +32,8 @@ pub(crate) struct Interfaces {
     netns: u64,
     links: BTreeMap<u32, Link>,
     claims: BTreeMap<u32, Claim>,
+    /// Whose they are by hypervisors' files and hooks.
+    pub(super) guests: Guests,
     /// When an interface that is younger than our first sight came, by the monotonic clock.
     born: BTreeMap<u32, Duration>,
     /// The last counters of links that were a machine's and are gone.
@@ -47,8 +50,15 @@ pub(crate) struct Interfaces {
 
 impl Interfaces {
     /// `recorded`: the highest ifindex the ledger has seen in this boot and namespace.
-    pub(crate) fn new(boot: BootId, netns: u64, recorded: Option<u32>, later_boot: bool) -> Self {
+    pub(crate) fn new(
+        boot: BootId,
+        netns: u64,
+        recorded: Option<u32>,
+        later_boot: bool,
+        guests: Guests,
+    ) -> Self {
         Self {
+            guests,
             boot,
             netns,
             links: BTreeMap::new(),
@@ -71,11 +81,13 @@ impl Interfaces {
             None if self.later_boot => 0,
             None => u32::MAX,
         };
+        let present: BTreeSet<u32> = links.iter().map(|link| link.ifindex).collect();
+        self.guests.keep_only(|ifindex| present.contains(&ifindex));
         for link in links {
             if link.ifindex > seen {
                 self.born.insert(link.ifindex, now);
             }
-            self.keep(link, config);
+            self.keep(link, config, now);
         }
     }
 
@@ -87,7 +99,7 @@ impl Interfaces {
             self.born.insert(link.ifindex, now);
         }
         self.brief.remove(&link.ifindex);
-        self.keep(link, config);
+        self.keep(link, config, now);
     }
 
     /// All that is there now; whatever else we knew is gone.
@@ -146,17 +158,42 @@ impl Interfaces {
     fn gone(&mut self, ifindex: u32) {
         self.links.remove(&ifindex);
         self.born.remove(&ifindex);
+        self.guests.forget(ifindex);
         self.changed |= self.claims.remove(&ifindex).is_some();
     }
 
     /// Whose everything is under another configuration.
-    pub(crate) fn claim_again(&mut self, config: &Config) {
-        self.claims = self
-            .links
-            .iter()
-            .filter_map(|(ifindex, link)| Some((*ifindex, config.claim(&facts(link))?)))
-            .collect();
+    pub(crate) fn claim_again(&mut self, config: &Config, now: Duration) {
+        self.guests.look(config, now);
+        let all: Vec<u32> = self.links.keys().copied().collect();
+        for ifindex in all {
+            self.judge(ifindex, config, now);
+        }
         self.changed = true;
+    }
+
+    /// Looks at hypervisors' files again, and whose what is concerned is by now.
+    pub(crate) fn ask_again(&mut self, config: &Config, now: Duration) {
+        let concerned = match self.guests.look(config, now) {
+            true => self.links.keys().copied().collect(),
+            false => self.guests.unknown(),
+        };
+        for ifindex in concerned {
+            self.judge(ifindex, config, now);
+        }
+    }
+
+    /// Somebody has said something new of this one.
+    pub(crate) fn judge(&mut self, ifindex: u32, config: &Config, now: Duration) {
+        let Some(link) = self.links.get(&ifindex) else {
+            return;
+        };
+        let claim = self.guests.claim(link, config, now);
+        self.changed |= claim.as_ref() != self.claims.get(&ifindex);
+        match claim {
+            Some(claim) => self.claims.insert(ifindex, claim),
+            None => self.claims.remove(&ifindex),
+        };
     }
 
     pub(crate) fn has_changed(&self) -> bool {
@@ -173,22 +210,27 @@ impl Interfaces {
         self.changed = true;
     }
 
-    fn keep(&mut self, link: Link, config: &Config) {
+    fn keep(&mut self, link: Link, config: &Config, now: Duration) {
         let ifindex = link.ifindex;
         self.highest = self.highest.max(ifindex);
-        let facts = facts(&link);
-        let known = self.links.get(&ifindex).map(self::facts);
-        self.links.insert(ifindex, link);
+        let known = self.links.insert(ifindex, link.clone());
         // Most changes are of counters and flags: who is who stays.
-        if known.as_ref() == Some(&facts) {
+        let is_who_it_was = |known: &Link| {
+            (&known.name, known.mac, &known.kind) == (&link.name, link.mac, &link.kind)
+        };
+        if known.as_ref().is_some_and(is_who_it_was) {
             return;
         }
-        let claim = config.claim(&facts);
-        self.changed |= claim.is_some() || self.claims.contains_key(&ifindex);
-        match claim {
-            Some(claim) => self.claims.insert(ifindex, claim),
-            None => self.claims.remove(&ifindex),
-        };
+        self.guests.look(config, now);
+        let before = self.claims.contains_key(&ifindex);
+        self.judge(ifindex, config, now);
+        // A new name is news, too, whose ever it is.
+        self.changed |= before || self.claims.contains_key(&ifindex);
+    }
+
+    /// The interface that has this name now.
+    pub(crate) fn named(&self, name: &str) -> Option<&Link> {
+        self.links.values().find(|link| link.name == name)
     }
 
     pub(crate) fn id(&self, ifindex: u32) -> InterfaceId {
@@ -200,6 +242,25 @@ impl Interfaces {
 
     pub(crate) fn link(&self, ifindex: u32) -> Option<&Link> {
         self.links.get(&ifindex)
+    }
+
+    /// Whether it is administratively up, as far as we were told.
+    pub(crate) fn is_up(&self, ifindex: u32) -> bool {
+        self.link(ifindex).is_some_and(|link| link.up)
+    }
+
+    /// What we did ourselves need not be told.
+    pub(crate) fn was_set(&mut self, ifindex: u32, state: AdminState) {
+        if let Some(link) = self.links.get_mut(&ifindex) {
+            link.up = state == AdminState::Up;
+        }
+    }
+
+    /// A VLAN device on an interface, by name.
+    pub(crate) fn vlan_on(&self, ifindex: u32) -> Option<&str> {
+        let mut links = self.links.values();
+        let vlan = links.find(|link| link.vlan_of == Some(ifindex))?;
+        Some(&vlan.name)
     }
 
     /// Those that are there, and those that were there since the last look.
@@ -237,20 +298,6 @@ impl Interfaces {
     }
 }
 
-fn facts(link: &Link) -> LinkFacts {
-    LinkFacts {
-        name: link.name.clone(),
-        mac: link.mac,
-        kind: match &link.kind {
-            LinkKind::Tap => config::LinkKind::Tap,
-            // A guest's card straight on the uplink, as libvirt's `direct` interfaces.
-            LinkKind::Other(kind) if kind == "macvtap" => config::LinkKind::Tap,
-            LinkKind::Veth => config::LinkKind::Veth,
-            LinkKind::Ifb | LinkKind::Other(_) => config::LinkKind::Other,
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,12 +312,15 @@ mod tests {
             kind: LinkKind::Veth,
             up: true,
             mtu: 1500,
+            vlan_of: None,
             kernel: KernelCounters::default(),
         }
     }
 
     fn node(recorded: Option<u32>, later_boot: bool) -> Interfaces {
-        Interfaces::new(BootId("b".into()), 7, recorded, later_boot)
+        let boot = BootId("b".into());
+        let guests = Guests::new(&boot, 7, &[]);
+        Interfaces::new(boot, 7, recorded, later_boot, guests)
     }
 
     /// spec: an ifindex above the highest the ledger has seen was born since; an interface

@@ -45,6 +45,17 @@ impl Known {
             .collect()
     }
 
+    /// The claim of a machine that is known from before.
+    pub(crate) fn claim(&self, machine: &MachineId, config: &Config) -> Claim {
+        let own = config.machines.iter().find(|own| own.id == *machine);
+        Claim {
+            machine: machine.clone(),
+            plan: own
+                .and_then(|own| own.plan.clone())
+                .or_else(|| self.0.get(machine).cloned()),
+        }
+    }
+
     /// What the ledger has recorded.
     pub(crate) fn recorded(&mut self, notes: &[HostNote]) {
         for note in notes {

@@ -4,15 +4,16 @@ use std::path::Path;
 
 use tracing::warn;
 
-use super::{node::Node, open::Failure};
+use super::{linkdown, node::Node, open::Failure};
 use crate::{
     config::Config,
     host::{
+        identity,
         links::Links,
         programs::{Removed, detach_all},
         shaping::{Root, Shaping},
     },
-    ledger::LedgerError,
+    ledger::{BootId, LedgerError, Reader},
 };
 
 /// `meterd detach` without a daemon: does what the daemon would have done.
@@ -27,7 +28,7 @@ pub fn detach(config_path: &Path, dry_run: bool) -> Result<Vec<String>, Failure>
             config.pin_directory.clone(),
             config.runtime_directory.clone(),
         );
-        if !is_pinned(&pins) {
+        if !is_pinned(&pins) && !holds_links(&config) {
             // Nothing to read and nothing to adopt: opening would only make what must go.
             return if dry_run {
                 Ok(Vec::new())
@@ -49,7 +50,10 @@ pub fn detach(config_path: &Path, dry_run: bool) -> Result<Vec<String>, Failure>
             // The kernel's side can be left whatever became of the ledger.
             Err(failure) if dry_run => Err(failure),
             Err(failure) => {
-                warn!("leaving without a last reading: {failure}");
+                warn!(
+                    "leaving without a last reading: {failure}; nor is it known without the \
+                     ledger which links meterd has set down: see `ip link`"
+                );
                 leave_behind(&links, &pins, &runtime).await
             }
         }
@@ -59,6 +63,16 @@ pub fn detach(config_path: &Path, dry_run: bool) -> Result<Vec<String>, Failure>
 /// Whether a daemon has left maps or links here.
 fn is_pinned(pins: &Path) -> bool {
     std::fs::read_dir(pins).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Whether the ledger tells of links that we have set down in this boot.
+fn holds_links(config: &Config) -> bool {
+    let notes = Reader::open(&config.state_directory).and_then(|reader| reader.notes());
+    // A ledger that is not there, or cannot be read, tells of none.
+    match (notes, identity::boot_id()) {
+        (Ok(notes), Ok(boot)) => linkdown::tells_of_links(&notes, &BootId(boot)),
+        _ => false,
+    }
 }
 
 async fn leave_behind(links: &Links, pins: &Path, runtime: &Path) -> Result<Vec<String>, Failure> {
@@ -71,7 +85,11 @@ impl Node {
     /// A last reading, shapers lifted, programs, pins and qdiscs gone, the slots free.
     pub(super) async fn detach(&mut self) -> Result<Vec<String>, Failure> {
         let mut removed = self.shaped_interfaces();
+        removed.extend(self.held_links());
         self.lift_everything().await;
+        // The program drops until it goes, and as long as pins are there a second attempt finds
+        // the notes.
+        removed.extend(self.release_every_link().await);
         let interfaces = self.metered();
         if interfaces > 0 {
             removed.push(format!("programs on {interfaces} interfaces"));
@@ -96,6 +114,7 @@ impl Node {
     /// What [`Node::detach`] would remove.
     pub(super) fn would_detach(&self) -> Vec<String> {
         let mut removed = self.shaped_interfaces();
+        removed.extend(self.held_links());
         removed.push(format!("programs on {} interfaces", self.metered()));
         removed.push(format!(
             "the pins below {}",

@@ -14,11 +14,14 @@ use jiff::Timestamp;
 use tracing::{error, info, warn};
 
 use super::{
+    arm::Arms,
     audit::Audit,
     drops::Drops,
     enforce::Which,
     interfaces::Interfaces,
     known::Known,
+    linkdown::HeldLinks,
+    quiet::Quiet,
     records,
     shapers::Enforcer,
     slots::Slots,
@@ -42,21 +45,26 @@ use crate::{
         programs::{Programs, SlotReading},
     },
     ledger::{
-        Batch, CommandRecord, CounterId, EventRecord, Ledger, LedgerError, Lock, Reader, Reading,
-        Slot, SlotRecord, cursor,
+        Batch, BootId, CommandRecord, CounterId, EventRecord, Ledger, LedgerError, Lock, Reader,
+        Reading, Slot, SlotRecord, cursor,
     },
 };
 
 /// Everything the loop holds.
 pub(crate) struct Node {
     pub(super) config: Arc<Config>,
+    pub(super) boot: BootId,
     pub(super) clock: EngineClock,
-    pub(super) ledger: Ledger,
+    /// Before the ledger, so that the ledger's is the last connection to close: a reader could
+    /// not empty the log, and a copy of the file alone would lack what is in it.
     pub(super) reader: Reader,
+    pub(super) ledger: Ledger,
     pub(super) engine: Engine,
     pub(super) programs: Programs,
     pub(super) interfaces: Interfaces,
     pub(super) enforcer: Enforcer,
+    pub(super) links: HeldLinks,
+    pub(super) arms: Arms,
     pub(super) slots: Slots,
     /// Handed out for the first time since the ledger's last record, when that was opened.
     pub(super) first_since: Vec<Slot>,
@@ -67,8 +75,12 @@ pub(crate) struct Node {
     pub(super) attached: BTreeMap<u32, u32>,
     /// Who is metered, or how, is other than the engine was told.
     pub(super) terms_changed: bool,
+    /// Interfaces that somebody is setting up.
+    pub(super) quiet: Quiet,
     /// Interfaces that have a shaper of ours, on which a qdisc changed.
     pub(super) qdiscs_changed: BTreeSet<u32>,
+    /// Interfaces whose link is not what it should be.
+    pub(super) links_changed: BTreeSet<u32>,
     /// The last round failed: time alone brings no other before then, by the monotonic clock.
     pub(super) patience: Option<Duration>,
     /// Link events were lost.
@@ -115,14 +127,14 @@ impl Node {
         self.tally
             .polls
             .observe(clock::now().monotonic.saturating_sub(started));
-        self.apply().await;
+        self.arm_and_apply(Which::All).await;
         Ok(())
     }
 
     /// Reads the counters for somebody who asks.
     pub(crate) async fn freshen(&mut self) -> Result<(), CycleError> {
         self.measure().await?;
-        self.apply_to(Which::Changed).await;
+        self.arm_and_apply(Which::Changed).await;
         Ok(())
     }
 
@@ -152,8 +164,35 @@ impl Node {
         let mut batch = self.batch(now, &next, &effects);
         batch.commands.extend(finish(&effects));
         self.commit(&batch, next)?;
-        self.apply_to(Which::Changed).await;
+        // Another plan may have other prefixes.
+        self.exempt();
+        self.arm_and_apply(Which::Changed).await;
         Ok(effects)
+    }
+
+    /// An operator answers for a wall clock that jumped ahead: it is believed from now on.
+    pub(crate) async fn confirm_clock(
+        &mut self,
+        by: &str,
+        finish: impl FnOnce(&EventRecord) -> Option<CommandRecord>,
+    ) -> Result<EventRecord, CycleError> {
+        // What moved so far is of the time before.
+        self.measure().await?;
+        let before = self.clock;
+        self.clock.confirm();
+        let now = self.now();
+        let event = records::clock_confirmed(now, by);
+        let engine = self.engine.clone();
+        let mut batch = self.batch(now, &engine, &[]);
+        batch.events.push(event.clone());
+        batch.commands.extend(finish(&event));
+        if let Err(failure) = self.commit(&batch, engine) {
+            self.clock = before;
+            return Err(failure.into());
+        }
+        // What it brings: periods that ended.
+        self.poll().await?;
+        Ok(event)
     }
 
     /// What commands would do: the same step, on a clone that is thrown away.
@@ -176,6 +215,7 @@ impl Node {
     /// The same, and slots that no program counts in any more are free from now on.
     pub(super) async fn measure_last(&mut self, left: &BTreeSet<Slot>) -> Result<(), CycleError> {
         let now = self.now();
+        let spent = self.spent();
         let readings = self.programs.readings()?;
         let mut observed = Observed::default();
         for record in self.slots.iter() {
@@ -189,6 +229,7 @@ impl Node {
             self.observe(now, record, &reading, &mut observed).await;
         }
         self.record(now, observed, left)?;
+        self.compare_spent(&spent);
         self.measured_to = now;
         Ok(())
     }
@@ -256,6 +297,7 @@ impl Node {
         }
         self.commit(&batch, next)?;
 
+        self.arms.took(&observed.traffic);
         self.tally.counter_restarts += batch.anew.len() as u64;
         for record in &batch.slots {
             self.drops.recorded(record);
@@ -310,7 +352,8 @@ impl Node {
             changes: next.changes_since(&self.engine),
             events,
             commands: Vec::new(),
-            notes: Vec::new(),
+            // A restart within this boot compares the clocks with it.
+            notes: Vec::from_iter(self.clock.mark().map(|mark| mark.note(&self.boot))),
             highest: None,
         }
     }
@@ -333,6 +376,9 @@ impl Node {
             }
             return Err(failure);
         }
+        if self.ledger.was_reopened() {
+            self.reader = self.ledger.reader()?;
+        }
         if self.tally.ledger_recovered() {
             info!("the ledger can be written again; nothing was lost");
         }
@@ -341,6 +387,7 @@ impl Node {
         self.slots.commit(&batch.slots, &batch.freed);
         self.interfaces.highest_recorded(batch.highest.as_ref());
         self.known.recorded(&batch.notes);
+        self.interfaces.guests.recorded(&batch.notes);
         if batch.events.iter().any(|event| event.notice.is_some()) {
             self.deliver(batch.at);
         }
@@ -387,9 +434,13 @@ impl Node {
             };
             let kernel = [link.kernel.received, link.kernel.sent];
             let shaped = self.enforcer.interferes(link.ifindex, *slot);
-            let found = self
-                .audit
-                .look(link.ifindex, &self::reading(reading), kernel, shaped);
+            let found = self.audit.look(
+                link.ifindex,
+                &self::reading(reading),
+                kernel,
+                shaped,
+                dropped(reading),
+            );
             let what = format!("drift {}", link.ifindex);
             match found {
                 None => self.tally.say_again(&what),
@@ -433,6 +484,14 @@ pub(super) fn clock_reading(moment: &Moment) -> ClockReading {
         // A kernel that does not say is one that nobody has synchronised.
         synchronised: clock::synchronised().unwrap_or(false),
     }
+}
+
+/// What our program itself kept back, both ways.
+fn dropped(slot: &SlotReading) -> Bytes {
+    let all = [&slot.received, &slot.sent].map(|counters| {
+        counters.dropped_throttled + counters.dropped_capped + counters.dropped_suspended
+    });
+    Bytes(all[0] + all[1])
 }
 
 /// A slot's counters in the ledger's words.

@@ -5,6 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -14,19 +15,23 @@ use tracing::{info, warn};
 
 use super::{
     adopt::Generations,
+    arm::Arms,
     audit::Audit,
     drops::Drops,
+    guests::Guests,
     interfaces::Interfaces,
     known::Known,
+    linkdown::HeldLinks,
     node::{CycleError, Node},
+    quiet::Quiet,
     records,
     shapers::Enforcer,
     slots::Slots,
     tally::Tally,
-    time::EngineClock,
+    time::{EngineClock, Mark},
 };
 use crate::{
-    api::socket::BindError,
+    api::{self, socket::BindError},
     cli::check::refused,
     config::{self, Config, Diagnostics},
     engine::{Breaker, Engine, EngineSettings, RestoreError},
@@ -34,6 +39,7 @@ use crate::{
         clock,
         error::HostError,
         identity::{self, IdentityError},
+        linkdown::LinkDown,
         links::Links,
         netlink::NetlinkError,
         programs::{Attach, Hooks, Mode, ProgramOptions, Programs},
@@ -144,7 +150,29 @@ impl From<CycleError> for Failure {
     }
 }
 
+/// How long a command that does the daemon's work without it (`meterd attach` in a hook) is
+/// waited for.
+const COMMAND: Duration = Duration::from_secs(5);
+
 impl Node {
+    /// As [`Node::open`], for the daemon: what keeps the state directory may be a command that
+    /// is done in a moment. A daemon is known by its socket.
+    pub(crate) async fn open_when_free(config: Config, links: &Links) -> Result<Self, Failure> {
+        let until = tokio::time::Instant::now() + COMMAND;
+        loop {
+            let held = match Self::open(config.clone(), links).await {
+                Err(held @ Failure::Ledger(LedgerError::Held { .. })) => held,
+                outcome => return outcome,
+            };
+            let socket = config.runtime_directory.join(api::socket::NAME);
+            let attended = tokio::net::UnixStream::connect(socket).await.is_ok();
+            if attended || tokio::time::Instant::now() > until {
+                return Err(held);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Everything is adopted and the first picture taken; nothing is changed yet on the node
     /// but programs replaced by this version's.
     pub(crate) async fn open(config: Config, links: &Links) -> Result<Self, Failure> {
@@ -157,9 +185,10 @@ impl Node {
         let programs = Programs::open(&program_options(&config), random_id()?)?;
         let map_set = MapSetId(programs.map_set());
 
-        let mut clock_of_engine = EngineClock::new(remembered.last);
+        let mark = Mark::from_notes(&remembered.notes, &boot);
+        let mut clock_of_engine = EngineClock::new(remembered.last, mark);
         let moment = clock::now();
-        let (now, _) = clock_of_engine.advance(super::node::clock_reading(&moment));
+        let (now, step) = clock_of_engine.advance(super::node::clock_reading(&moment));
         let highest = remembered
             .highest
             .iter()
@@ -169,16 +198,30 @@ impl Node {
             .highest
             .iter()
             .any(|highest| highest.boot == boot);
-        let later_boot = !same_boot && remembered.last.is_some();
-        let mut interfaces = Interfaces::new(boot.clone(), netns, highest, later_boot);
+        // Not by the last record: a first start that was cut short has one, and has seen nothing.
+        let has_looked = !remembered.highest.is_empty();
+        let later_boot = !same_boot && has_looked;
+        let mut guests = Guests::new(&boot, netns, &remembered.notes);
+        guests.look(&config, moment.monotonic);
+        let known = Known::from_notes(&remembered.notes);
+        for record in &remembered.slots {
+            let lives = record.counter.boot == boot && record.interface.netns == netns;
+            if lives {
+                guests.remember(
+                    record.interface.ifindex,
+                    known.claim(&record.machine, &config),
+                );
+            }
+        }
+        let mut interfaces = Interfaces::new(boot.clone(), netns, highest, later_boot, guests);
         interfaces.first_sight(links.dump().await?, &config, moment.monotonic);
 
         let enforcer = Enforcer::open(Shaping::open()?, &boot, netns, &remembered.notes).await?;
+        let held = HeldLinks::open(LinkDown::open()?, &boot, netns, &remembered.notes);
         let Remembered {
             slots,
             generations,
             kept,
-            notes,
             last,
             ..
         } = remembered;
@@ -197,18 +240,25 @@ impl Node {
             .into_iter()
             .partition(|record| generations.is_superseded(record));
         // A ledger that begins knows nothing of what was counted before it.
-        let first_since = match last {
-            Some(_) => generations.first_since(),
-            None => Vec::new(),
+        let first_since = if has_looked {
+            generations.first_since()
+        } else {
+            Vec::new()
         };
-        let known = Known::from_notes(&notes);
         let terms = Arc::new(known.terms(&interfaces, &config));
         let engine = Engine::new(terms, kept, engine_settings(&config))?;
 
         let mut node = Self {
-            slots: Slots::new(boot, map_set, programs.slots(), live, generations.newest()),
+            slots: Slots::new(
+                boot.clone(),
+                map_set,
+                programs.slots(),
+                live,
+                generations.newest(),
+            ),
             first_since,
             config,
+            boot,
             clock: clock_of_engine,
             ledger,
             reader,
@@ -216,17 +266,24 @@ impl Node {
             programs,
             interfaces,
             enforcer,
+            links: held,
+            arms: Arms::default(),
             known,
             audit: Audit::default(),
             drops: Drops::default(),
             attached: BTreeMap::new(),
             terms_changed: true,
+            quiet: Quiet::default(),
             qdiscs_changed: BTreeSet::new(),
+            links_changed: BTreeSet::new(),
             patience: None,
             overrun: false,
             closing: BTreeSet::new(),
             measured_to: last.unwrap_or(now),
-            pending: Vec::new(),
+            pending: Vec::from_iter(step.map(|step| {
+                warn!("{step}");
+                records::clock(now, &step.to_string())
+            })),
             tally: Tally::default(),
             _lock: lock,
         };
@@ -283,6 +340,7 @@ impl Node {
                 self.programs.release(ifindex, slot)?;
                 continue;
             }
+            self.adopt_entry(Slot(slot), attached.machine)?;
             if attached.shaper.is_none() {
                 // A shaper was recorded and then, before packets were sent there, came the end.
                 self.slots.unshape(Slot(slot));

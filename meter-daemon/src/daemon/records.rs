@@ -107,6 +107,37 @@ pub(crate) fn attach_failed(time: Timestamp, record: &SlotRecord, error: &str) -
     )
 }
 
+/// A hypervisor has made an interface and does not say for whom.
+pub(crate) fn nobodys(time: Timestamp, interface: &str, ifindex: u32) -> EventRecord {
+    host_event(
+        time,
+        "interface-unmetered",
+        None,
+        json!({
+            "interface": interface,
+            "ifindex": ifindex,
+            "reason": "its name is one that the hypervisor gives out, and the hypervisor's files do \
+                       not say whose it is; it is metered for nobody else: see `meterd attach`",
+        }),
+    )
+}
+
+/// A hook, or somebody at the command line, said whose an interface is.
+pub(crate) fn assigned(
+    time: Timestamp,
+    machine: &MachineId,
+    interface: &str,
+    ifindex: u32,
+    reason: Option<&str>,
+) -> EventRecord {
+    host_event(
+        time,
+        "interface-assigned",
+        Some(machine),
+        json!({ "interface": interface, "ifindex": ifindex, "reason": reason }),
+    )
+}
+
 pub(crate) fn slots_exhausted(
     time: Timestamp,
     machine: &MachineId,
@@ -241,6 +272,11 @@ pub(crate) fn enforced(
 
 pub(crate) fn clock(time: Timestamp, detail: &str) -> EventRecord {
     host_event(time, "clock-stepped", None, json!({ "detail": detail }))
+}
+
+pub(crate) fn clock_confirmed(time: Timestamp, by: &str) -> EventRecord {
+    let detail = format!("the wall clock was confirmed by {by}");
+    host_event(time, "clock-confirmed", None, json!({ "detail": detail }))
 }
 
 pub(crate) fn reloaded(time: Timestamp, changes: &[String]) -> EventRecord {

@@ -50,21 +50,18 @@ pub(crate) struct Account {
     transactions: VecDeque<Transaction>,
 }
 
-/// One movement on an account.
+/// One movement on an account, in its currency.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Transaction {
+pub(crate) struct Transaction {
     /// When; for charges of one day that were put together, the last.
-    pub time: Timestamp,
-    /// What kind.
-    pub kind: TransactionKind,
+    pub(crate) time: Timestamp,
+    pub(crate) kind: TransactionKind,
     /// Positive: to the customer's credit.
-    pub amount: Decimal,
-    /// For which machine.
+    pub(crate) amount: Decimal,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub machine: Option<MachineId>,
-    /// For which bill.
+    pub(crate) machine: Option<MachineId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub invoice: Option<InvoiceNumber>,
+    pub(crate) invoice: Option<InvoiceNumber>,
 }
 
 /// What moved the money.
@@ -116,7 +113,9 @@ impl Account {
         if self.currency != Some(money.currency) {
             return None;
         }
-        self.balance += money.amount;
+        let written = |amount| as_written(amount, money.currency);
+        let amount = written(money.amount);
+        self.balance = written(self.balance + amount);
         // Overage accrues by the minute: a day of it is one transaction.
         let day = |time: Timestamp| time.as_second().div_euclid(86_400);
         match self.transactions.back_mut() {
@@ -126,13 +125,13 @@ impl Account {
                     && last.machine.as_ref() == machine
                     && day(last.time) == day(time) =>
             {
-                last.amount += money.amount;
+                last.amount = written(last.amount + amount);
                 last.time = time;
             }
             _ => self.transactions.push_back(Transaction {
                 time,
                 kind,
-                amount: money.amount,
+                amount,
                 machine: machine.cloned(),
                 invoice: invoice.cloned(),
             }),
@@ -140,7 +139,7 @@ impl Account {
         if self.transactions.len() > LISTED
             && let Some(old) = self.transactions.pop_front()
         {
-            self.carried += old.amount;
+            self.carried = written(self.carried + old.amount);
         }
         self.balance()
     }
@@ -158,6 +157,18 @@ impl Account {
 
     pub(crate) fn statement(&self) -> (Decimal, &VecDeque<Transaction>) {
         (self.carried, &self.transactions)
+    }
+}
+
+/// A decimal as people read it: with the minor unit's digits, though it was never written
+/// down and read back, and no "-0.00", which decimals know.
+fn as_written(mut amount: Decimal, currency: Currency) -> Decimal {
+    amount = amount.normalize();
+    amount.rescale(amount.scale().max(currency.decimals()));
+    if amount.is_zero() {
+        amount.abs()
+    } else {
+        amount
     }
 }
 
@@ -209,6 +220,9 @@ pub(crate) struct Bill {
     /// Whether it was announced as overdue.
     #[serde(default)]
     pub(crate) overdue: bool,
+    /// When the order that it is for was given up, unpaid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lapsed: Option<Timestamp>,
 }
 
 /// What a bill is for.
@@ -228,19 +242,44 @@ impl Bill {
         }
     }
 
+    /// Whether it may still be paid.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.paid.is_none() && self.lapsed.is_none()
+    }
+
+    /// Whether it is for traffic that was used, and not paid: what was had is owed.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.is_open() && self.purpose == Purpose::Overage
+    }
+
     pub(crate) fn is_overdue(&self, now: Timestamp) -> bool {
-        self.paid.is_none() && self.due <= now
+        self.is_owed() && self.due <= now
+    }
+
+    /// Until when it may be paid. Volume that was ordered is for a period and at the price of
+    /// its day, and nobody has had it yet: unpaid, the order ends with its due date, or with
+    /// the period that it is for.
+    pub(crate) fn lapses(&self) -> Option<Timestamp> {
+        match self.purpose {
+            Purpose::Extra => Some(self.due.min(self.valid_to)),
+            Purpose::Overage => None,
+        }
+    }
+
+    /// The instant at which something becomes of it, if nobody pays.
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        self.is_open().then(|| self.lapses().unwrap_or(self.due))
     }
 }
 
 /// Paid bills kept with a machine: two years of monthly ones. The events have them all.
 const PAID_BILLS: usize = 24;
 
-/// Puts a bill to the others, and lets go of the oldest that were paid.
+/// Puts a bill to the others, and lets go of the oldest that are done with.
 pub(crate) fn file(bills: &mut Vec<Bill>, bill: Bill) {
     bills.push(bill);
-    while bills.iter().filter(|bill| bill.paid.is_some()).count() > PAID_BILLS
-        && let Some(oldest) = bills.iter().position(|bill| bill.paid.is_some())
+    while bills.iter().filter(|bill| !bill.is_open()).count() > PAID_BILLS
+        && let Some(oldest) = bills.iter().position(|bill| !bill.is_open())
     {
         bills.remove(oldest);
     }
@@ -290,6 +329,32 @@ mod tests {
         }
         assert_eq!(account.statement().1.len(), 2);
         assert_eq!(account.balance(), Some("49.40 EUR".parse().unwrap()));
+    }
+
+    #[test]
+    fn nothing_is_never_less_than_nothing() {
+        let mut account = account();
+        for amount in [Decimal::new(-50, 0), -Decimal::ZERO] {
+            let money = Money {
+                amount,
+                currency: Currency::new("EUR").unwrap(),
+            };
+            account.post(
+                Timestamp::UNIX_EPOCH,
+                TransactionKind::TopUp,
+                money,
+                None,
+                None,
+            );
+        }
+        let shown = account.balance().map(|balance| balance.to_string());
+        assert_eq!(shown.as_deref(), Some("0.00 EUR"));
+        let (_, transactions) = account.statement();
+        let amounts: Vec<_> = transactions
+            .iter()
+            .map(|it| it.amount.to_string())
+            .collect();
+        assert_eq!(amounts, ["50.00", "-50.00", "0.00"]);
     }
 
     #[test]

@@ -308,14 +308,16 @@ impl Machine {
         Ok(())
     }
 
-    /// Ends metering with a last statement.
+    /// Ends metering with a last statement. What was ordered and not paid is given up; what was
+    /// used and not paid is in the way.
     pub(crate) fn cancel(&mut self, given: Given<'_>, desk: &mut Desk<'_>) -> Result<(), Refusal> {
-        if let Some(bill) = self.record.bills.iter().find(|bill| bill.paid.is_none()) {
+        if let Some(bill) = self.record.bills.iter().find(|bill| bill.is_owed()) {
             return Err(format!(
                 "bill {} over {} is unpaid; {} can be cancelled once it is paid",
                 bill.number, bill.amount, self.id
             ));
         }
+        self.let_lapse(|bill| bill.lapses().is_some(), given.now, desk);
         self.close(given.now, desk);
         let record = Arc::make_mut(&mut self.record);
         record.cancelled = Some(given.now);

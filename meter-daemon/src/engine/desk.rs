@@ -107,6 +107,7 @@ impl Desk<'_> {
             amount: order.amount,
             paid: None,
             overdue: false,
+            lapsed: None,
         };
         let issued = EventKind::Invoiced {
             invoice: number.clone(),
@@ -134,7 +135,7 @@ impl Desk<'_> {
         now: Timestamp,
         number: &InvoiceNumber,
     ) -> bool {
-        let unpaid = |bill: &Bill| bill.number == *number && bill.paid.is_none();
+        let unpaid = |bill: &Bill| bill.number == *number && bill.is_open();
         let Some(index) = machine.record.bills.iter().position(unpaid) else {
             return false;
         };

@@ -134,6 +134,11 @@ pub enum EventKind {
         invoice: InvoiceNumber,
         amount: Money,
     },
+    /// Volume that was ordered was not paid in time: nothing is owed, nothing comes.
+    Lapsed {
+        invoice: InvoiceNumber,
+        amount: Money,
+    },
     /// Volume was added.
     ToppedUp {
         volume: Bytes,
@@ -184,6 +189,7 @@ impl EventKind {
             Self::Invoiced { .. } => "invoiced",
             Self::Paid { .. } => "paid",
             Self::Overdue { .. } => "overdue",
+            Self::Lapsed { .. } => "lapsed",
             Self::ToppedUp { .. } => "topped-up",
             Self::Refused { .. } => "refused",
             Self::Changed { .. } => "changed",

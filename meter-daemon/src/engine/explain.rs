@@ -1,19 +1,16 @@
 //! Why a machine's state is what it is, in sentences.
 
-use std::fmt;
-
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::{
     event::State,
     kept::{Cause, RuleState},
     machine::Machine,
-    notices::doing,
-    plan::{Lift, Rule},
+    plan::Rule,
     status::NextRule,
     step::Engine,
-    triggers::{Basis, Compared, Figures},
+    triggers::Figures,
     units::{AccountId, Bytes, MachineId, Money, PlanName, RuleName},
 };
 
@@ -28,8 +25,8 @@ pub struct Explanation {
     pub plan: Option<PlanName>,
     /// What stands.
     pub state: State,
-    /// Since when.
-    pub since: Timestamp,
+    /// Since when, with the machine's offset.
+    pub since: String,
     /// Why, in a sentence.
     pub because: String,
     /// The running period, with the machine's offset.
@@ -48,6 +45,8 @@ pub struct Explanation {
     pub cost: Option<Money>,
     /// What it may cost.
     pub cost_limit: Option<Money>,
+    /// What was charged so far for exceeding the allowance.
+    pub charged: Option<Money>,
     /// At the period's end at the current rate.
     pub forecast: Option<Bytes>,
     /// Every rule, in the plan's order.
@@ -58,8 +57,12 @@ pub struct Explanation {
     pub bills: Vec<String>,
     /// What holds everything back: dry run, `enforce = false`, the circuit breaker.
     pub held_back: Vec<String>,
+    /// Whether its metering was ended.
+    pub ended: bool,
     /// What comes next if usage goes on.
     pub next: Option<NextRule>,
+    /// When, with the machine's offset: at the current rate where it is a matter of bytes.
+    pub next_time: Option<String>,
     /// Whether another plan would do better.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
@@ -72,8 +75,8 @@ pub struct RuleExplanation {
     pub rule: RuleName,
     /// Whether its trigger holds.
     pub holds: bool,
-    /// Since when.
-    pub since: Option<Timestamp>,
+    /// Since when, with the machine's offset.
+    pub since: Option<String>,
     /// What was measured, in bytes; null for a trigger that measures none.
     pub measured: Option<Bytes>,
     /// From which figure on it holds.
@@ -97,13 +100,16 @@ impl Engine {
             ..machine.figures(now)
         };
         let period = machine.period();
+        let held = self.books.node.held.contains(&machine.id);
+        let explain = |(rule, state)| machine.explain_rule(rule, state, now, held, &figures);
         let states = machine.terms.rules().iter().zip(&machine.record.rules);
+        let next = machine.next_rule(now);
         Some(Explanation {
             machine: machine.id.clone(),
             account: machine.terms.account.clone(),
             plan: machine.terms.plan_name().cloned(),
             state: machine.state(),
-            since: machine.record.standing.since,
+            since: period.local(machine.record.standing.since),
             because: machine.because(now, &figures),
             period: (period.local(period.start), period.local(period.end)),
             used: figures.used,
@@ -113,29 +119,39 @@ impl Engine {
             granted: figures.entitlement.accrued(),
             cost: figures.cost(),
             cost_limit: machine.terms.cost_limit,
+            charged: machine.charged(),
             forecast: figures.forecast,
-            rules: states
-                .map(|(rule, state)| machine.explain_rule(rule, state, now, &figures))
-                .collect(),
+            rules: match machine.record.cancelled {
+                Some(_) => Vec::new(),
+                None => states.map(explain).collect(),
+            },
             settings: machine.explain_settings(),
             bills: machine.explain_bills(now),
             held_back: self.explain_restraint(machine),
-            next: machine.next_rule(now),
+            ended: machine.record.cancelled.is_some(),
+            next_time: next
+                .as_ref()
+                .and_then(|next| machine.expected(next, now, &figures))
+                .map(|at| period.local(at)),
+            next,
             advice: machine.advice(&self.terms.plans),
         })
     }
 
     fn explain_restraint(&self, machine: &Machine) -> Vec<String> {
         let mut restraint = Vec::new();
+        if machine.record.cancelled.is_some() {
+            return restraint;
+        }
         if self.settings.dry_run {
-            restraint.push("dry-run is on: everything is decided, nothing is done".to_owned());
+            restraint.push("Nothing is done about it: dry-run is on".to_owned());
         }
         if !machine.terms.enforced() {
-            restraint.push("the plan says `enforce = false`: nothing is done".to_owned());
+            restraint.push("Nothing is done about it: the plan says `enforce = false`".to_owned());
         }
         if self.books.node.held.contains(&machine.id) {
             restraint.push(format!(
-                "the circuit breaker holds {} machines back, this one too: `meterd confirm` lets \
+                "The circuit breaker holds {} machines back, this one too; `meterd confirm` lets \
                  it happen",
                 self.books.node.held.len()
             ));
@@ -146,30 +162,58 @@ impl Engine {
 
 impl Machine {
     fn because(&self, now: Timestamp, figures: &Figures) -> String {
+        if let Some(when) = self.record.cancelled {
+            return format!("Its metering was ended on {}.", self.period().local(when));
+        }
         match &self.record.standing.cause {
-            _ if self.record.cancelled.is_some() => "Its metering was ended.".to_owned(),
             Cause::None => "Nothing is in force.".to_owned(),
-            Cause::Staff { since } => {
-                let staff = self.record.staff.as_ref();
-                let by = staff.map_or("staff", |staff| &staff.by);
-                let reason = staff.and_then(|staff| staff.reason.as_deref());
-                let until = staff.and_then(|staff| staff.until);
-                format!(
-                    "Suspended by {by} since {since}{}{}. No top-up, reset or payment lifts it.",
-                    reason.map_or_else(String::new, |reason| format!(", because: {reason}")),
-                    until.map_or_else(String::new, |until| format!(", until {until}")),
-                )
-            }
+            Cause::Staff { since } => self.because_of_staff(*since),
             Cause::Rule { rule, .. } => {
                 let held = self.terms.rules().iter().find(|known| known.name == *rule);
                 match held {
                     Some(rule) if figures.compare(rule.trigger).holds => {
                         self.what_holds(rule, now, figures)
                     }
-                    _ => format!("`{rule}` held, and waits for a hand."),
+                    _ => format!(
+                        "`{rule}` holds no more, and waits for a hand: `meterd lift {}`.",
+                        self.id
+                    ),
                 }
             }
         }
+    }
+
+    fn because_of_staff(&self, since: Timestamp) -> String {
+        let local = |at| self.period().local(at);
+        let staff = self.record.staff.as_ref();
+        let by = staff.map_or("staff", |staff| &staff.by);
+        let reason = staff.and_then(|staff| staff.reason.as_deref());
+        let until = staff.and_then(|staff| staff.until);
+        format!(
+            "Suspended by {by} on {}{}{}. No top-up, reset or payment lifts it; `meterd lift {}` \
+             does.",
+            local(since),
+            until.map_or_else(String::new, |until| format!(", until {}", local(until))),
+            reason.map_or_else(String::new, |reason| format!(" (reason: {reason})")),
+            self.id,
+        )
+    }
+
+    /// When it comes: exactly, or by bytes at the rate that the forecast goes on with, if that
+    /// is within the period.
+    fn expected(&self, next: &NextRule, now: Timestamp, figures: &Figures) -> Option<Timestamp> {
+        let Some(at) = next.at_bytes else {
+            return next.at_time;
+        };
+        let ahead = figures.forecast?.checked_sub(figures.used)?;
+        let wanted = at.checked_sub(figures.used)?;
+        if wanted > ahead || ahead == Bytes::ZERO {
+            return None;
+        }
+        let seconds = self.period().left(now) / 1_000_000_000;
+        let seconds = seconds * u128::from(wanted.0) / u128::from(ahead.0);
+        let span = SignedDuration::from_secs(i64::try_from(seconds).ok()?);
+        now.saturating_add(span).ok()
     }
 
     fn explain_rule(
@@ -177,92 +221,19 @@ impl Machine {
         rule: &Rule,
         state: &RuleState,
         now: Timestamp,
+        held: bool,
         figures: &Figures,
     ) -> RuleExplanation {
         let compared = figures.compare(rule.trigger);
-        let ripe = state.is_ripe(rule, now);
         RuleExplanation {
             rule: rule.name.clone(),
             holds: compared.holds,
-            since: state.since,
+            since: state.since.map(|since| self.period().local(since)),
             measured: compared.measured,
             at: compared.at,
-            figures: self.figures_in_words(&compared, now, figures),
+            figures: self.figures_in_words(rule, &compared, now, figures),
             in_force: state.acting.is_some() || (rule.flag && state.flagging),
-            effect: self.effect_in_words(rule, state, ripe, now),
-        }
-    }
-
-    fn figures_in_words(&self, compared: &Compared, now: Timestamp, figures: &Figures) -> String {
-        let at = |at: Option<Bytes>| at.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
-        match compared.basis {
-            Basis::Overdue => {
-                let overdue = self.record.bills.iter().filter(|bill| bill.is_overdue(now));
-                match overdue.count() {
-                    0 => "no bill is past its due date".to_owned(),
-                    1 => "one bill is past its due date".to_owned(),
-                    bills => format!("{bills} bills are past their due dates"),
-                }
-            }
-            Basis::Forecast => match compared.measured {
-                Some(forecast) => format!("forecast {forecast}, holds from {}", at(compared.at)),
-                None => "no forecast in a period's first 24 hours".to_owned(),
-            },
-            Basis::Cost => match (compared.at, figures.cost()) {
-                (Some(from), Some(cost)) => {
-                    format!("used {} for {cost}, holds from {from}", figures.used)
-                }
-                _ => "no cost limit is set".to_owned(),
-            },
-            Basis::Used | Basis::Accrued if compared.at.is_none() => {
-                format!("used {}, of an unlimited allowance", figures.used)
-            }
-            Basis::Used | Basis::Accrued => {
-                format!("used {}, holds from {}", figures.used, at(compared.at))
-            }
-        }
-    }
-
-    fn effect_in_words(
-        &self,
-        rule: &Rule,
-        state: &RuleState,
-        ripe: bool,
-        now: Timestamp,
-    ) -> String {
-        if let Some(lifted) = &state.lifted {
-            let until = lifted.until.unwrap_or(self.running.period_end);
-            return format!(
-                "lifted by {} until {} or until the trigger ceases to hold{}",
-                lifted.by,
-                self.period().local(until),
-                lifted
-                    .reason
-                    .as_ref()
-                    .map_or_else(String::new, |reason| format!(": {reason}"))
-            );
-        }
-        if let Some(acting) = &state.acting {
-            return format!(
-                "{} since {}. {}",
-                doing(Some(acting.action)),
-                acting.since,
-                self.what_ends(&rule.name)
-            );
-        }
-        let what = match (rule.action, rule.flag) {
-            (Some(action), _) => format!("will be {}", doing(Some(action))),
-            (None, true) => "flags it; nothing is charged for a flag".to_owned(),
-            (None, false) => "notifies".to_owned(),
-        };
-        match state.ripens(rule) {
-            Some(at) if at > now => format!("{what} on {}", self.period().local(at)),
-            _ if ripe && rule.only_notifies() => "notified".to_owned(),
-            _ if state.flagging => "flagged until the trigger ceases to hold".to_owned(),
-            _ => match self.terms.lift(rule) {
-                Lift::ByHand if rule.action.is_some() => format!("{what}, until lifted by hand"),
-                _ => what,
-            },
+            effect: self.effect_in_words(rule, state, now, held),
         }
     }
 
@@ -271,100 +242,32 @@ impl Machine {
         settings
             .map(|(key, setting)| {
                 format!(
-                    "{} = {}, set by {} at {}",
+                    "{} = {}, set by {} on {}",
                     key.as_str(),
                     setting.change.value(),
                     setting.by,
-                    setting.at
+                    self.period().local(setting.at)
                 )
             })
             .collect()
     }
 
     fn explain_bills(&self, now: Timestamp) -> Vec<String> {
-        let unpaid = self.record.bills.iter().filter(|bill| bill.paid.is_none());
-        unpaid
-            .map(|bill| {
-                let when = if bill.is_overdue(now) { "was" } else { "is" };
-                format!(
-                    "{} over {} ({}), {when} due {}",
-                    bill.number,
-                    bill.amount,
-                    bill.description(),
-                    self.period().local(bill.due)
-                )
-            })
-            .collect()
-    }
-}
-
-impl fmt::Display for Explanation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plan = self.plan.as_ref().map_or("no plan", PlanName::as_str);
-        writeln!(
-            f,
-            "{} is {} since {} (plan: {plan}).",
-            self.machine,
-            self.state.as_str(),
-            self.since
-        )?;
-        writeln!(f, "{}", self.because)?;
-        write!(
-            f,
-            "In the period from {} to {} it has used {}",
-            self.period.0, self.period.1, self.used
-        )?;
-        match self.allowance {
-            Some(allowance) => write!(f, " of {allowance}")?,
-            None => write!(f, "; its allowance is unlimited")?,
-        }
-        for (volume, what) in [(self.added, "added"), (self.rolled_over, "rolled over")] {
-            if volume > Bytes::ZERO {
-                write!(f, ", of which {volume} {what}")?;
-            }
-        }
-        if let Some(granted) = self.granted {
-            write!(f, ", {granted} of it granted so far")?;
-        }
-        if let Some(forecast) = self.forecast {
-            write!(f, "; forecast {forecast}")?;
-        }
-        writeln!(f, ".")?;
-        if let (Some(cost), Some(limit)) = (self.cost, self.cost_limit) {
-            writeln!(f, "That costs {cost}, of at most {limit}.")?;
-        }
-        for rule in &self.rules {
-            let holds = match (rule.holds, rule.since) {
-                (true, Some(since)) => format!("holds since {since}"),
-                (true, None) => "holds".to_owned(),
-                (false, _) => "does not hold".to_owned(),
+        let open = self.record.bills.iter().filter(|bill| bill.is_open());
+        open.map(|bill| {
+            let (when, at) = match bill.lapses() {
+                Some(end) => ("the volume comes if it is paid before", end),
+                None if bill.is_overdue(now) => ("it was due on", bill.due),
+                None => ("it is due on", bill.due),
             };
-            writeln!(
-                f,
-                "- {}: {holds} ({}); {}.",
-                rule.rule,
-                rule.figures,
-                rule.effect.trim_end_matches('.')
-            )?;
-        }
-        for line in self
-            .settings
-            .iter()
-            .chain(&self.bills)
-            .chain(&self.held_back)
-        {
-            writeln!(f, "- {line}.")?;
-        }
-        if let Some(next) = &self.next {
-            match (next.at_bytes, next.at_time) {
-                (Some(bytes), _) => writeln!(f, "Next: {} at {bytes}.", next.rule)?,
-                (None, Some(time)) => writeln!(f, "Next: {} at {time}.", next.rule)?,
-                (None, None) => writeln!(f, "Next: {}.", next.rule)?,
-            }
-        }
-        if let Some(advice) = &self.advice {
-            writeln!(f, "{advice}")?;
-        }
-        Ok(())
+            format!(
+                "bill {} over {} is unpaid ({}); {when} {}",
+                bill.number,
+                bill.amount,
+                bill.description(),
+                self.period().local(at)
+            )
+        })
+        .collect()
     }
 }

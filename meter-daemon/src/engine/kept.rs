@@ -197,22 +197,19 @@ impl Cause {
     }
 }
 
-/// Which of the last periods were over their allowance.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The last periods, the newest last, at most 12: what was used, and whether it was more than
+/// the allowance of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Past {
-    /// At most 12.
-    pub(crate) periods: u8,
-    /// One bit each, the newest lowest.
-    over: u16,
+    #[serde(default)]
+    pub(crate) closed: Vec<(Bytes, bool)>,
 }
 
 impl Past {
-    pub(crate) fn push(&mut self, over: bool) {
-        self.over = (self.over << 1 | u16::from(over)) & 0x0fff;
-        self.periods = (self.periods + 1).min(12);
-    }
-
-    pub(crate) const fn over(self) -> u32 {
-        self.over.count_ones()
+    pub(crate) fn push(&mut self, used: Bytes, over: bool) {
+        if self.closed.len() >= 12 {
+            self.closed.remove(0);
+        }
+        self.closed.push((used, over));
     }
 }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     Enforcement, Sample,
+    books::Bill,
     effective::{Effective, Settings},
     event::State,
     forecast::{self, Hours},
@@ -191,14 +192,15 @@ impl Machine {
     }
 
     /// Takes in what arrived of `samples` after `since` (`None`: all before, too) up to `until`.
+    /// Returns by how much usage grew.
     pub(crate) fn accrue(
         &mut self,
         samples: &[&Sample],
         since: Option<Timestamp>,
         until: Timestamp,
-    ) {
+    ) -> Bytes {
         if self.record.cancelled.is_some() {
-            return;
+            return Bytes::ZERO;
         }
         let used = self.used();
         for sample in samples {
@@ -217,7 +219,9 @@ impl Machine {
             self.running.measured_to = self.running.measured_to.max(measured);
             self.hours.add(sample, since, until, &self.record.zone);
         }
-        self.spend(self.used().saturating_sub(used));
+        let moved = self.used().saturating_sub(used);
+        self.spend(moved);
+        moved
     }
 
     /// Counts against every cap that has begun.
@@ -305,12 +309,7 @@ impl Machine {
             let lifted = state.lifted.as_ref().and_then(|lifted| lifted.until);
             [ripe, lifted]
         });
-        let due = self
-            .record
-            .bills
-            .iter()
-            .filter(|bill| bill.paid.is_none())
-            .map(|bill| Some(bill.due));
+        let due = self.record.bills.iter().map(Bill::deadline);
         [Some(period.end), daily, foretold, staff]
             .into_iter()
             .chain(rules)

@@ -3,7 +3,9 @@
 //!
 //! The daemon, `simulate`, the property tests and the seeded simulation run this same code.
 
+mod advice;
 mod books;
+mod boundary;
 pub mod command;
 mod commands;
 mod desk;
@@ -24,6 +26,7 @@ pub mod quantity;
 pub mod record;
 mod restore;
 mod rules;
+mod sentences;
 pub mod span;
 mod standing;
 pub mod status;
@@ -37,7 +40,11 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
-pub use self::{restore::RestoreError, step::Engine};
+pub use self::{
+    boundary::{Boundary, Left},
+    restore::RestoreError,
+    step::Engine,
+};
 
 use jiff::Timestamp;
 

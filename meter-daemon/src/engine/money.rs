@@ -34,10 +34,32 @@ pub(crate) fn costs_more_than(limit: Decimal, tariff: Tariff) -> Option<Bytes> {
     if tariff.price <= Decimal::ZERO {
         return None;
     }
-    let bytes = limit
-        .checked_mul(Decimal::from(tariff.per.0))?
-        .checked_div(tariff.price)?;
-    bytes.floor().to_u64()?.checked_add(1).map(Bytes)
+    let affordable = match affordable(limit.normalize(), tariff) {
+        Some(bytes) => u64::try_from(bytes).ok()?,
+        // Only with figures of no use to anybody: then 28 digits have to do.
+        None => limit
+            .checked_mul(Decimal::from(tariff.per.0))?
+            .checked_div(tariff.price)?
+            .floor()
+            .to_u64()?,
+    };
+    affordable.checked_add(1).map(Bytes)
+}
+
+/// The most that costs no more than `limit`, in integers: a quotient of decimals is rounded to
+/// 28 digits, which may be up to the next whole byte.
+fn affordable(limit: Decimal, tariff: Tariff) -> Option<u128> {
+    let price = tariff.price.normalize();
+    let common = limit.scale().min(price.scale());
+    let shift = |scale: u32| 10_u128.checked_pow(scale - common);
+    let limit_units = u128::try_from(limit.mantissa())
+        .ok()?
+        .checked_mul(u128::from(tariff.per.0))?
+        .checked_mul(shift(price.scale())?)?;
+    let price_units = u128::try_from(price.mantissa())
+        .ok()?
+        .checked_mul(shift(limit.scale())?)?;
+    limit_units.checked_div(price_units)
 }
 
 /// `price` times the factors over the divisors. Common factors go first, so that the product
@@ -144,6 +166,11 @@ impl Overcharge {
         self.posted_volume = self.charged;
     }
 
+    /// The sum posted.
+    pub(crate) const fn posted(&self) -> Decimal {
+        self.posted
+    }
+
     fn total(&self, tariff: Tariff) -> Decimal {
         self.earlier + price_of(self.charged.saturating_sub(self.since), tariff)
     }
@@ -177,6 +204,33 @@ mod tests {
         assert_eq!(at, Bytes(500 * GB + 1));
         assert!(price_of(at, tariff) > limit);
         assert!(price_of(Bytes(at.0 - 1), tariff) <= limit);
+    }
+
+    #[test]
+    fn a_limit_that_no_whole_byte_meets_is_passed_by_the_next_byte() {
+        for (limit, per, price, at) in [
+            ("10", GB, "0.03", 333_333_333_334),
+            ("0", GB, "0.02", 1),
+            ("0.01", GB, "0.02", 500_000_001),
+            // 28 digits would make it 100000000000000000 bytes.
+            (
+                "0.9999999999999999999999999999",
+                100_000_000_000_000_000,
+                "1",
+                100_000_000_000_000_000,
+            ),
+            ("1", 3, "0.0000000001", 30_000_000_001),
+            ("-1", GB, "0.02", 0),
+            ("1", GB, "0", 0),
+        ] {
+            let limit: Decimal = limit.parse().unwrap();
+            let found = costs_more_than(limit, tariff(per, price));
+            assert_eq!(
+                found.map_or(0, |at| at.0),
+                at,
+                "{limit} at {price} per {per}"
+            );
+        }
     }
 
     #[test]

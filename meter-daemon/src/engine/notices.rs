@@ -10,7 +10,7 @@ use super::{
     event::{EventKind, State},
     kept::{Cause, RuleState},
     machine::Machine,
-    plan::{Action, Rule, Trigger},
+    plan::{Action, Rule},
     triggers::{Basis, Figures},
     units::MachineId,
     usage::percent_used,
@@ -271,21 +271,18 @@ impl Machine {
     pub(crate) fn what_ends(&self, name: &super::units::RuleName) -> String {
         let rule = self.terms.rules().iter().find(|rule| rule.name == *name);
         let Some(rule) = rule else {
-            return "It ends when somebody lifts it.".to_owned();
+            return format!(
+                "It ends when somebody lifts it (`meterd lift {}`).",
+                self.id
+            );
         };
         if self.terms.lift(rule) == super::plan::Lift::ByHand {
-            return "It ends when somebody lifts it.".to_owned();
+            return format!(
+                "It ends when somebody lifts it (`meterd lift {}`).",
+                self.id
+            );
         }
-        let end = self.period().local(self.running.period_end);
-        match rule.trigger {
-            Trigger::Overdue => "It ends when the bill is paid.".to_owned(),
-            Trigger::Cost(_) => {
-                format!("It ends when the cost limit is raised, or on {end}.")
-            }
-            Trigger::Used(_) | Trigger::Over(_) | Trigger::Accrued(_) | Trigger::Forecast(_) => {
-                format!("It ends when volume is added, the plan is upgraded, or on {end}.")
-            }
-        }
+        format!("It ends {}.", self.ceases(rule))
     }
 
     /// The action that comes by time alone, soonest first.

@@ -1,6 +1,11 @@
 //! Obeying commands: to whom each goes, and what follows from it.
 
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
 use super::{
+    books::Bill,
     command::{Command, CommandAction, Until},
     commands::{Given, Refusal, move_balance, why},
     desk::{Desk, FromPool},
@@ -8,8 +13,28 @@ use super::{
     machine::Machine,
     standing::release,
     step::{Step, machine_mut},
-    units::{InvoiceNumber, MachineId},
+    units::{AccountId, Bytes, InvoiceNumber, MachineId},
 };
+
+impl Bill {
+    fn may_be_paid(&self, now: Timestamp) -> Result<(), Refusal> {
+        let number = &self.number;
+        if let Some(when) = self.paid {
+            return Err(format!("bill {number} was paid already, at {when}"));
+        }
+        let lapses = self.lapses().filter(|end| *end <= now);
+        let Some(when) = self.lapsed.or(lapses) else {
+            return Ok(());
+        };
+        let account = self.account.as_ref().map_or("ACCOUNT", AccountId::as_str);
+        Err(format!(
+            "bill {number} was not paid in time and lapsed at {when}: order the volume again with \
+             `meterd top-up`, and if money came in, record it with `meterd balance {account} --add \
+             \"{}\"`",
+            self.amount
+        ))
+    }
+}
 
 impl Step<'_> {
     /// Carries out a command, or says why not.
@@ -70,7 +95,7 @@ impl Step<'_> {
     fn follow_up(&mut self, id: &MachineId, desk: &mut Desk<'_>) {
         let now = self.now;
         if let Some(machine) = machine_mut(self.machines, id) {
-            machine.judge(now, desk);
+            machine.judge(now, Bytes::ZERO, desk);
             machine.wake = machine.next_wake(now);
         }
         self.settle(std::slice::from_ref(id), now, desk);
@@ -94,22 +119,14 @@ impl Step<'_> {
         number: &InvoiceNumber,
         desk: &mut Desk<'_>,
     ) -> Result<(), Refusal> {
-        let with_bill = |machine: &Machine| {
-            machine
-                .record
-                .bills
-                .iter()
-                .find(|bill| bill.number == *number)
-                .map(|bill| bill.paid)
+        let with_bill = |machine: &Arc<Machine>| {
+            let bills = &machine.record.bills;
+            let bill = bills.iter().find(|bill| bill.number == *number)?;
+            Some((machine.id.clone(), bill.may_be_paid(given.now)))
         };
-        let found = self
-            .machines
-            .values()
-            .find_map(|machine| Some((machine.id.clone(), with_bill(machine)?)));
-        let (id, paid) = found.ok_or_else(|| format!("there is no bill `{number}`"))?;
-        if let Some(when) = paid {
-            return Err(format!("bill {number} was paid already, at {when}"));
-        }
+        let found = self.machines.values().find_map(with_bill);
+        let (id, allowed) = found.ok_or_else(|| format!("there is no bill `{number}`"))?;
+        allowed?;
         if let Some(machine) = machine_mut(self.machines, &id) {
             desk.settle_bill(machine, given.now, number);
         }

@@ -9,7 +9,7 @@ use super::{
     desk::Desk,
     machine::Machine,
     money::{price_of, prorated},
-    plan::{Allowance, Plan, Rule, Trigger},
+    plan::{Plan, Rule, Trigger},
     units::{Bytes, MachineId, Money, PlanName},
 };
 
@@ -105,33 +105,6 @@ impl Machine {
         );
         (helps && self.terms.extra_price().is_some() && self.allowance().is_some())
             .then(|| self.offer(now, &desk.terms.plans))
-    }
-
-    /// For a machine that is over in most periods: that a bigger plan is the better deal.
-    pub(crate) fn advice(&self, plans: &BTreeMap<PlanName, Arc<Plan>>) -> Option<String> {
-        let past = self.record.past;
-        if past.periods < 3 || past.over() * 2 <= u32::from(past.periods) {
-            return None;
-        }
-        let Allowance::Limited(included) = self.terms.included else {
-            return None;
-        };
-        let bigger = plans
-            .values()
-            .filter_map(|plan| match plan.allowance {
-                Allowance::Limited(volume) if volume > included => Some((volume, &plan.name)),
-                _ => None,
-            })
-            .min();
-        let bigger = bigger.map_or_else(String::new, |(volume, name)| {
-            format!(", for example `{name}` with {volume}")
-        });
-        Some(format!(
-            "It was over its allowance in {} of its last {} periods: a bigger plan is usually \
-             cheaper{bigger}.",
-            past.over(),
-            past.periods
-        ))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Periods: from one anchor day to the next, in civil time of a named zone.
 
-use jiff::{Timestamp, ToSpan, civil::Date, tz::AmbiguousOffset, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp, ToSpan, civil::Date, tz::AmbiguousOffset, tz::TimeZone};
 
 use super::plan::DayOfMonth;
 
@@ -60,8 +60,11 @@ impl Period {
         }
     }
 
-    /// Which of the period's civil days `at` is in, from 1.
+    /// Which of the period's civil days `at` is in, from 1. The day that begins as the period
+    /// ends is none of them.
     pub(crate) fn day_number(&self, at: Timestamp) -> u32 {
+        let last = self.end.saturating_sub(SignedDuration::from_nanos(1));
+        let at = at.min(last.unwrap_or(self.end));
         let first = self.zone.to_datetime(self.start).date();
         let today = self.zone.to_datetime(at).date();
         u32::try_from(days_between(first, today).saturating_add(1)).unwrap_or(1)
@@ -101,8 +104,9 @@ impl Period {
         nanoseconds_between(at.max(self.start), self.end)
     }
 
-    /// An instant as people of this zone write it: RFC 3339 with their offset.
+    /// An instant as people of this zone write it: RFC 3339 with their offset, in whole seconds.
     pub(crate) fn local(&self, at: Timestamp) -> String {
+        let at = Timestamp::from_second(at.as_second()).unwrap_or(at);
         at.display_with_offset(self.zone.to_offset(at)).to_string()
     }
 }

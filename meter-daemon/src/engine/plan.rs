@@ -40,6 +40,8 @@ pub struct Plan {
     pub enforce: bool,
     /// Far ends whose traffic is counted apart and never stopped.
     pub exempt: Vec<IpNet>,
+    /// Whether such traffic passes a suspension, too. Then the link stays up.
+    pub exempt_when_suspended: bool,
 }
 
 /// The day of the month on which a period begins, at the first instant of that day. In a
@@ -131,6 +133,8 @@ pub enum Rollover {
 pub struct Price {
     /// Of everything below.
     pub currency: Currency,
+    /// What the plan itself costs a period. Nothing collects it here: plans are compared by it.
+    pub base: Option<Decimal>,
     /// On all that is used; feeds the cost limit.
     pub usage: Option<Tariff>,
     /// On what is used beyond the allowance.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{
+    books::Bill,
     desk::Desk,
     event::EventKind,
     kept::{Acting, Lifted, RuleState},
     machine::Machine,
     notices::{notice_id, twin},
     plan::{CollectOverage, Lift, Rule},
-    triggers::{Basis, Figures},
+    triggers::{Basis, Compared, Figures},
     units::{Bytes, Money},
 };
 
@@ -34,12 +35,15 @@ impl Rule {
 impl Machine {
     /// Brings everything but the state up to date with what is used, allowed and owed at
     /// `now`: charges, overdue bills, every rule's trigger, flags, and notices of rules that do
-    /// nothing else. What the rules then want is [`Machine::wanted`].
-    pub(crate) fn judge(&mut self, now: Timestamp, desk: &mut Desk<'_>) {
+    /// nothing else. What the rules then want is [`Machine::wanted`]. `moved` is by how much
+    /// usage grew since the last time.
+    pub(crate) fn judge(&mut self, now: Timestamp, moved: Bytes, desk: &mut Desk<'_>) {
         if !self.is_live() {
             return;
         }
         self.announce_overdue(now, desk);
+        let lapses = |bill: &Bill| bill.lapses().is_some_and(|end| end <= now);
+        self.let_lapse(lapses, now, desk);
         self.charge(now, desk);
         let figures = self.figures(now);
         if self.is_calm(now, &figures) {
@@ -53,7 +57,7 @@ impl Machine {
         {
             Arc::make_mut(&mut self.record).staff = None;
         }
-        let mut said = self.follow_rules(now, &figures);
+        let mut said = self.follow_rules(now, moved, &figures);
         self.choose_speakers(now, &figures, &mut said);
         self.stale = false;
         let terms = Arc::clone(&self.terms);
@@ -86,7 +90,7 @@ impl Machine {
     }
 
     fn announce_overdue(&mut self, now: Timestamp, desk: &mut Desk<'_>) {
-        let fresh = |bill: &super::books::Bill| bill.is_overdue(now) && !bill.overdue;
+        let fresh = |bill: &Bill| bill.is_overdue(now) && !bill.overdue;
         while let Some(index) = self.record.bills.iter().position(fresh) {
             let bill = &mut Arc::make_mut(&mut self.record).bills[index];
             bill.overdue = true;
@@ -95,6 +99,25 @@ impl Machine {
                 amount: bill.amount,
             };
             desk.tell(self, now, None, overdue);
+        }
+    }
+
+    /// Gives up orders that nobody paid.
+    pub(crate) fn let_lapse(
+        &mut self,
+        lapses: impl Fn(&Bill) -> bool,
+        now: Timestamp,
+        desk: &mut Desk<'_>,
+    ) {
+        let given_up = |bill: &Bill| bill.is_open() && lapses(bill);
+        while let Some(index) = self.record.bills.iter().position(given_up) {
+            let bill = &mut Arc::make_mut(&mut self.record).bills[index];
+            bill.lapsed = Some(now);
+            let lapsed = EventKind::Lapsed {
+                invoice: bill.number.clone(),
+                amount: bill.amount,
+            };
+            desk.tell(self, now, None, lapsed);
         }
     }
 
@@ -127,8 +150,20 @@ impl Machine {
         }
     }
 
+    /// What was charged in this period, where that is done as it accrues.
+    pub(crate) fn charged(&self) -> Option<Money> {
+        let (_, currency) = self.terms.overage_price()?;
+        let amount = self.record.overcharge.posted();
+        (!amount.is_zero()).then_some(Money { amount, currency })
+    }
+
     /// Follows every rule's trigger, and begins and ends flags and actions.
-    fn follow_rules(&mut self, now: Timestamp, figures: &Figures) -> Vec<(usize, Said)> {
+    fn follow_rules(
+        &mut self,
+        now: Timestamp,
+        moved: Bytes,
+        figures: &Figures,
+    ) -> Vec<(usize, Said)> {
         let terms = Arc::clone(&self.terms);
         let record = Arc::make_mut(&mut self.record);
         let mut said = Vec::new();
@@ -155,7 +190,8 @@ impl Machine {
                     said.push((index, if flags { Said::Holds } else { Said::Over }));
                 }
             }
-            state.act(rule, terms.lift(rule), ripe, now);
+            let beyond = moved_beyond(rule, &compared, figures.used, moved);
+            state.act(rule, terms.lift(rule), ripe, now, beyond);
             if let Some(acting) = &mut state.acting {
                 if !rule.notify {
                     acting.notice = None;
@@ -258,6 +294,18 @@ impl Machine {
     }
 }
 
+/// What of a step's growth lies beyond the byte at which a rule that acts at once began to
+/// hold: a cap counts from there, wherever the readings fall. Nothing where it was not usage
+/// that made it hold: then it begins with the step.
+fn moved_beyond(rule: &Rule, compared: &Compared, used: Bytes, moved: Bytes) -> Bytes {
+    let by_usage = matches!(compared.basis, Basis::Used | Basis::Accrued | Basis::Cost);
+    let before = used.saturating_sub(moved);
+    match compared.at {
+        Some(at) if by_usage && rule.after.is_zero() && before < at => used.saturating_sub(at),
+        _ => Bytes::ZERO,
+    }
+}
+
 impl RuleState {
     fn follow_trigger(&mut self, holds: bool, now: Timestamp) {
         if !holds {
@@ -296,7 +344,8 @@ impl RuleState {
         ended.is_some()
     }
 
-    fn act(&mut self, rule: &Rule, lift: Lift, ripe: bool, now: Timestamp) {
+    /// Begins or ends the rule's action. `beyond` moved after it began.
+    fn act(&mut self, rule: &Rule, lift: Lift, ripe: bool, now: Timestamp, beyond: Bytes) {
         let by_hand = lift == Lift::ByHand;
         let Some(action) = rule.action else {
             self.acting = None;
@@ -313,11 +362,23 @@ impl RuleState {
                 action,
                 by_hand,
                 notice: None,
-                spent: Bytes::ZERO,
+                spent: beyond,
                 spoken: false,
             })
         });
-        acting.action = action;
+        if acting.action != action {
+            // Another plan has another action under this name: one ends and another begins,
+            // which is told, and a cap starts with its whole volume.
+            self.arming += 1;
+            **acting = Acting {
+                since: now,
+                action,
+                notice: None,
+                spent: Bytes::ZERO,
+                spoken: false,
+                ..**acting
+            };
+        }
         acting.by_hand = by_hand;
     }
 }

@@ -107,9 +107,13 @@ impl Machine {
     }
 
     /// A cap counts from the instant it starts, not from when the circuit breaker held it back.
+    /// One that stood meanwhile goes on.
     pub(crate) fn begin_cap_now(&mut self) {
+        let standing = self.record.standing.cause.rule().cloned();
         for state in &mut Arc::make_mut(&mut self.record).rules {
-            if let Some(acting) = &mut state.acting {
+            if let Some(acting) = &mut state.acting
+                && standing.as_ref() != Some(&state.rule)
+            {
                 acting.spent = Bytes::ZERO;
             }
         }

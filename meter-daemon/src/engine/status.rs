@@ -20,6 +20,10 @@ pub struct Status {
     pub plan: Option<PlanName>,
     /// Names of its interfaces on this node now.
     pub interfaces: Vec<String>,
+    /// What became of their links, in a sentence each, while it is suspended and until all is
+    /// as before; the daemon fills it, too.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub links: Vec<String>,
     /// What stands between it and its traffic.
     pub state: State,
     /// Since when.

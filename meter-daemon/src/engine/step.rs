@@ -13,10 +13,10 @@ use super::{
     desk::Desk,
     effective::{Effective, Settings},
     machine::Machine,
-    plan::Terms,
+    plan::{Plan, Terms},
     record::Running,
     standing::{may_hit, would_hit},
-    units::MachineId,
+    units::{Bytes, MachineId},
 };
 
 /// All machines in order of id, each shared with a clone of the engine until it changes.
@@ -143,6 +143,13 @@ impl Engine {
         }
     }
 
+    /// The plan in force for the machine.
+    #[must_use]
+    pub fn plan(&self, machine: &MachineId) -> Option<&Plan> {
+        let machine = self.machines.get(machine)?;
+        machine.terms.plan.as_deref()
+    }
+
     /// The zone of the machine's running period: its hours, days and months are counted there.
     #[must_use]
     pub fn zone(&self, machine: &MachineId) -> Option<&TimeZone> {
@@ -216,7 +223,7 @@ impl Step<'_> {
                 if let Some(machine) = machine_mut(self.machines, id) {
                     machine.close(boundary, desk);
                     machine.begin_next(desk);
-                    machine.judge(boundary, desk);
+                    machine.judge(boundary, Bytes::ZERO, desk);
                     machine.wake = machine.next_wake(boundary);
                     let end = machine.running.period_end;
                     if end <= self.now && end > boundary {
@@ -235,8 +242,8 @@ impl Step<'_> {
         let samples = self.arrivals.to(id);
         let since = self.taken.insert(id.clone(), until);
         if let Some(machine) = machine_mut(self.machines, id) {
-            machine.accrue(samples, since, until);
-            machine.judge(until, desk);
+            let moved = machine.accrue(samples, since, until);
+            machine.judge(until, moved, desk);
         }
     }
 
@@ -277,8 +284,8 @@ impl Step<'_> {
                 let samples = self.arrivals.to(id);
                 let since = self.taken.get(id).copied();
                 // All that is left, whatever the wall clock says of its span.
-                machine.accrue(samples, since, Timestamp::MAX);
-                machine.judge(now, desk);
+                let moved = machine.accrue(samples, since, Timestamp::MAX);
+                machine.judge(now, moved, desk);
                 machine.wake = machine.next_wake(now);
                 if machine.wanted() == machine.record.standing.cause {
                     machine.say_enforcement(desk);

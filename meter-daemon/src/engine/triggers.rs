@@ -140,12 +140,21 @@ impl Figures {
 impl Machine {
     pub(crate) fn figures(&self, now: Timestamp) -> Figures {
         Figures {
+            forecast: self.terms.forecasts.then(|| self.forecast(now)).flatten(),
+            overdue: self.record.bills.iter().any(|bill| bill.is_overdue(now)),
+            ..self.figures_of_usage(now)
+        }
+    }
+
+    /// What usage is compared with, without what takes longer to find.
+    pub(crate) fn figures_of_usage(&self, now: Timestamp) -> Figures {
+        Figures {
             used: self.used(),
             entitlement: self.entitlement(now),
             usage_price: self.terms.usage_price(),
             cost_limit: self.terms.cost_limit,
-            forecast: self.terms.forecasts.then(|| self.forecast(now)).flatten(),
-            overdue: self.record.bills.iter().any(|bill| bill.is_overdue(now)),
+            forecast: None,
+            overdue: false,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
     event::EventKind,
     machine::Machine,
     money::{Overcharge, price_of},
-    plan::CollectOverage,
+    plan::{Allowance, CollectOverage},
     record::Running,
     units::{Bytes, Money, Traffic},
 };
@@ -20,10 +20,13 @@ impl Machine {
     /// and the sums are final.
     pub(crate) fn close(&mut self, end: Timestamp, desk: &mut Desk<'_>) {
         self.bill_excess(end, desk);
-        let over = self
-            .allowance()
-            .is_some_and(|allowance| self.used() > allowance);
-        Arc::make_mut(&mut self.record).past.push(over);
+        // Volume that was added is what a bigger plan would have had.
+        let over = match self.terms.included {
+            Allowance::Limited(included) => self.used() > included + self.record.rolled,
+            Allowance::Unlimited => false,
+        };
+        let used = self.used();
+        Arc::make_mut(&mut self.record).past.push(used, over);
         let closed = Running {
             period_end: end,
             ..self.running

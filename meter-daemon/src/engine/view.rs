@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    books::Bill,
+    books::{Bill, Transaction},
     kept::Cause,
     machine::Machine,
     offer::Offer,
-    plan::Action,
+    plan::{Action, Rule},
     status::{NextRule, PeriodStatus, PoolStatus, Status},
     step::Engine,
     triggers::Basis,
@@ -19,7 +18,7 @@ use super::{
     usage::ratio,
 };
 
-pub use super::books::{Transaction, TransactionKind};
+pub use super::books::TransactionKind;
 
 /// A bill, as `invoices` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +43,7 @@ pub struct InvoiceView {
     pub volume: Bytes,
     /// Amount due.
     pub amount: Money,
-    /// `unpaid`, `overdue` or `paid`.
+    /// `unpaid`, `overdue`, `paid` or `lapsed`.
     pub status: InvoiceStatus,
     /// When it was paid.
     pub paid: Option<Timestamp>,
@@ -60,6 +59,25 @@ pub enum InvoiceStatus {
     Overdue,
     /// Paid.
     Paid,
+    /// For volume that was ordered and not paid in time: nothing is owed.
+    Lapsed,
+}
+
+/// A movement on an account, as `balance` lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransactionView {
+    /// When; for charges of one day that were put together, the last.
+    pub time: Timestamp,
+    /// What kind.
+    pub kind: TransactionKind,
+    /// Positive: to the customer's credit.
+    pub amount: Money,
+    /// For which machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineId>,
+    /// For which bill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invoice: Option<InvoiceNumber>,
 }
 
 /// An account, as `balance` shows it.
@@ -69,10 +87,11 @@ pub struct BalanceView {
     pub account: AccountId,
     /// What is on it; null where it has no currency.
     pub balance: Option<Money>,
-    /// The sum of older transactions that are not listed here; every one is an event.
-    pub carried: Decimal,
+    /// The sum of older transactions that are not listed here; every one is an event. Null
+    /// where it has no currency.
+    pub carried: Option<Money>,
     /// The latest, oldest first.
-    pub transactions: Vec<Transaction>,
+    pub transactions: Vec<TransactionView>,
     /// Its traffic pool.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pool: Option<PoolStatus>,
@@ -95,13 +114,14 @@ impl Engine {
             } => Some(*rate),
             _ => None,
         };
-        let unpaid = machine.record.bills.iter().any(|bill| bill.paid.is_none());
+        let owes = machine.record.bills.iter().any(Bill::is_owed);
         let cancelled = machine.record.cancelled.is_some();
         Some(Status {
             machine: machine.id.clone(),
             account: machine.terms.account.clone(),
             plan: machine.terms.plan_name().cloned(),
             interfaces: Vec::new(),
+            links: Vec::new(),
             state: machine.state(),
             since: machine.record.standing.since,
             rule: cause.rule().cloned(),
@@ -119,7 +139,7 @@ impl Engine {
             ratio: ratio(used, allowance),
             forecast: machine.forecast(now),
             flagged: machine.record.rules.iter().any(|state| state.flagging),
-            cancellable: !unpaid && !cancelled,
+            cancellable: !owes && !cancelled,
             rate_limit_bits_per_second: rate,
             cap_remaining: machine.cap_remaining(),
             next: machine.next_rule(now),
@@ -170,21 +190,36 @@ impl Engine {
     pub fn balance(&self, account: &AccountId) -> Option<BalanceView> {
         let books = self.books.accounts.get(account)?;
         let (carried, transactions) = books.statement();
+        // Without a currency no money moves, and there is nothing to list.
+        let money = |amount| {
+            let currency = books.currency()?;
+            Some(Money { amount, currency })
+        };
+        let view = |transaction: &Transaction| {
+            Some(TransactionView {
+                time: transaction.time,
+                kind: transaction.kind,
+                amount: money(transaction.amount)?,
+                machine: transaction.machine.clone(),
+                invoice: transaction.invoice.clone(),
+            })
+        };
         Some(BalanceView {
             account: account.clone(),
             balance: books.balance(),
-            carried,
-            transactions: transactions.iter().cloned().collect(),
+            carried: money(carried),
+            transactions: transactions.iter().filter_map(view).collect(),
             pool: self.pool(Some(account)),
         })
     }
 }
 
 fn invoice(machine: &Arc<Machine>, bill: &Bill, now: Timestamp) -> InvoiceView {
-    let status = match bill.paid {
-        Some(_) => InvoiceStatus::Paid,
-        None if bill.is_overdue(now) => InvoiceStatus::Overdue,
-        None => InvoiceStatus::Unpaid,
+    let status = match (bill.paid, bill.lapsed) {
+        (Some(_), _) => InvoiceStatus::Paid,
+        (None, Some(_)) => InvoiceStatus::Lapsed,
+        (None, None) if bill.is_overdue(now) => InvoiceStatus::Overdue,
+        (None, None) => InvoiceStatus::Unpaid,
     };
     InvoiceView {
         invoice: bill.number.clone(),
@@ -203,6 +238,14 @@ fn invoice(machine: &Arc<Machine>, bill: &Bill, now: Timestamp) -> InvoiceView {
 }
 
 impl Machine {
+    /// The rule whose cap stands, and the usage at which nothing is left of it.
+    fn cap_that_runs_out(&self) -> Option<(Bytes, &Rule)> {
+        let left = self.cap_remaining().filter(|left| *left > Bytes::ZERO)?;
+        let name = self.record.standing.cause.rule()?;
+        let rule = self.terms.rules().iter().find(|rule| rule.name == *name)?;
+        Some((self.used() + left, rule))
+    }
+
     /// The rule that acts or speaks next if usage goes on: one whose time is running, else the
     /// one whose volume comes first, else one whose bill falls due.
     pub(crate) fn next_rule(&self, now: Timestamp) -> Option<NextRule> {
@@ -228,6 +271,7 @@ impl Machine {
             .map(|(rule, _)| (rule, figures.compare(rule.trigger)))
             .filter(|(_, compared)| !compared.holds && ahead(compared.basis))
             .filter_map(|(rule, compared)| Some((compared.at?, rule)))
+            .chain(self.cap_that_runs_out())
             // The first in the plan's order, of those at the same byte.
             .min_by_key(|(at, _)| *at);
         if let Some((at, rule)) = by_volume {
@@ -241,11 +285,10 @@ impl Machine {
             .record
             .bills
             .iter()
-            .filter(|bill| bill.paid.is_none() && bill.due > now)
+            .filter(|bill| bill.is_owed() && bill.due > now)
             .map(|bill| bill.due)
             .min()?;
-        let overdue =
-            |rule: &&super::plan::Rule| figures.compare(rule.trigger).basis == Basis::Overdue;
+        let overdue = |rule: &&Rule| figures.compare(rule.trigger).basis == Basis::Overdue;
         self.terms
             .rules()
             .iter()

@@ -21,9 +21,9 @@ pub struct Moment {
 /// Reads the clocks.
 #[must_use]
 pub fn now() -> Moment {
-    let wall = clock_gettime(ClockId::Realtime);
+    let wall = timestamp(clock_gettime(ClockId::Realtime));
     Moment {
-        wall: timestamp(wall),
+        wall: shifted::wall(wall),
         monotonic: duration(clock_gettime(ClockId::Monotonic)),
         since_boot: duration(clock_gettime(ClockId::Boottime)),
     }
@@ -32,6 +32,9 @@ pub fn now() -> Moment {
 /// Whether the kernel holds the wall clock to be synchronised: some NTP daemon has said so
 /// and has not been silent since (`STA_UNSYNC`, see adjtimex(2)).
 pub fn synchronised() -> io::Result<bool> {
+    if let Some(claimed) = shifted::synchronised() {
+        return Ok(claimed);
+    }
     // SAFETY: timex is a C struct of integers, for which all zeroes is a value.
     let mut report: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a whole timex of our own, and with `modes` 0 the call only
@@ -59,6 +62,50 @@ fn duration(time: Timespec) -> Duration {
         u64::try_from(time.tv_sec).unwrap_or_default(),
         u32::try_from(time.tv_nsec).unwrap_or_default(),
     )
+}
+
+/// A debug build can be shown another wall clock: `METERD_TEST_CLOCK` names a file with the
+/// seconds to add to it, and `set` or `unset` for whether it counts as synchronised. A time
+/// namespace has no wall clock of its own, and the machine's is everybody's.
+#[cfg(debug_assertions)]
+mod shifted {
+    use std::{path::PathBuf, sync::OnceLock};
+
+    use jiff::{SignedDuration, Timestamp};
+
+    fn file() -> Option<(i64, bool)> {
+        static PATH: OnceLock<Option<PathBuf>> = OnceLock::new();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "no setting: for tests, of debug builds"
+        )]
+        let path = PATH.get_or_init(|| std::env::var_os("METERD_TEST_CLOCK").map(PathBuf::from));
+        let text = std::fs::read_to_string(path.as_ref()?).ok()?;
+        let (seconds, synchronised) = text.trim().split_once(' ')?;
+        Some((seconds.parse().ok()?, synchronised == "set"))
+    }
+
+    pub(super) fn wall(wall: Timestamp) -> Timestamp {
+        file()
+            .and_then(|(seconds, _)| wall.checked_add(SignedDuration::from_secs(seconds)).ok())
+            .unwrap_or(wall)
+    }
+
+    pub(super) fn synchronised() -> Option<bool> {
+        file().map(|(_, synchronised)| synchronised)
+    }
+}
+
+/// A release build knows the kernel's clock only.
+#[cfg(not(debug_assertions))]
+mod shifted {
+    pub(super) const fn wall(wall: jiff::Timestamp) -> jiff::Timestamp {
+        wall
+    }
+
+    pub(super) const fn synchronised() -> Option<bool> {
+        None
+    }
 }
 
 #[cfg(test)]

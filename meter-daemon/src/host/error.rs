@@ -78,6 +78,16 @@ pub enum HostError {
         /// How many there are.
         slots: u32,
     },
+    /// The index is not a machine's.
+    #[error(
+        "cannot use index {machine} for a machine: there are those from 1 up to {machines}, not included"
+    )]
+    NoMachine {
+        /// Which.
+        machine: u32,
+        /// The first that there is not.
+        machines: u32,
+    },
     /// Something was asked of an interface in a slot that it is not in.
     #[error(
         "cannot {attempted} the interface with index {ifindex}: it is not metered in slot {slot}"

@@ -23,6 +23,8 @@ use super::{
 pub struct Feature {
     /// What.
     pub name: &'static str,
+    /// Nothing goes without it.
+    pub needed: bool,
     /// Whether it is there.
     pub present: bool,
     /// What was found.
@@ -60,6 +62,15 @@ fn missing_capability(effective: u64) -> Option<&'static str> {
 /// Of this thread. All, where it cannot be read: the kernel has the last word anyhow.
 fn effective_capabilities() -> u64 {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    effective(&status)
+}
+
+/// What a process lacks, by its /proc/PID/status.
+pub(super) fn missing_in(status: &str) -> Option<&'static str> {
+    missing_capability(effective(status))
+}
+
+fn effective(status: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(u64::MAX)
@@ -87,12 +98,15 @@ pub fn features(pin_directory: &Path) -> Vec<Feature> {
             "the kernel has its types",
             "a kernel with CONFIG_DEBUG_INFO_BTF makes the verifier's messages readable; metering works without",
         ),
-        from_result(
-            "batched map look-up",
-            batched_look_up(),
-            "counters are read many at a time",
-            "use Linux 5.13 or later",
-        ),
+        Feature {
+            needed: true,
+            ..from_result(
+                "batched map look-up",
+                batched_look_up(),
+                "counters are read many at a time",
+                "use Linux 5.13 or later",
+            )
+        },
         qdisc("HTB", "htb"),
         qdisc("TBF", "tbf"),
         from_result(
@@ -124,6 +138,7 @@ fn from_result(
 ) -> Feature {
     Feature {
         name,
+        needed: false,
         present: result.is_ok(),
         detail: match result {
             Ok(()) => good.to_owned(),
@@ -141,6 +156,7 @@ fn kernel() -> Feature {
     let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     Feature {
         name: "kernel",
+        needed: true,
         present: version >= (6, 1),
         detail: format!("Linux {release}"),
         remedy: "use Linux 6.1 or later; 6.6 or later for tcx",
@@ -151,6 +167,7 @@ fn capabilities() -> Feature {
     let missing = missing_capability(effective_capabilities());
     Feature {
         name: "capabilities",
+        needed: true,
         present: missing.is_none(),
         detail: match missing {
             None => "CAP_BPF and CAP_NET_ADMIN are there".to_owned(),
@@ -164,6 +181,7 @@ fn bpffs(pin_directory: &Path) -> Feature {
     let result = pins::on_bpffs(pin_directory);
     Feature {
         name: "bpffs",
+        needed: true,
         present: result.is_ok(),
         detail: match result {
             Ok(()) => format!(
@@ -181,6 +199,7 @@ fn tcx() -> Feature {
     let is_there = tcx::is_there();
     Feature {
         name: "tcx",
+        needed: false,
         present: matches!(is_there, Ok(true)),
         detail: match is_there {
             Ok(true) => "programs are attached by links, beside everybody's qdiscs".to_owned(),

@@ -37,6 +37,8 @@ pub struct Link {
     pub up: bool,
     /// Largest packet it takes, without the Ethernet header.
     pub mtu: u32,
+    /// Of a VLAN device: the interface that it is on.
+    pub vlan_of: Option<u32>,
     /// The kernel's own counters.
     pub kernel: KernelCounters,
 }
@@ -245,13 +247,14 @@ fn link(message: &LinkMessage) -> Option<Link> {
     if header.interface_family != AddressFamily::Unspec {
         return None;
     }
-    let (mut name, mut mac, mut mtu, mut kernel) = (None, None, 0, None);
+    let (mut name, mut mac, mut mtu, mut kernel, mut below) = (None, None, 0, None, None);
     let mut kind = LinkKind::Other(String::new());
     for (number, value) in values(&message.attributes) {
         match number {
             libc::IFLA_IFNAME => name = Some(text(&value)),
             libc::IFLA_ADDRESS => mac = value.try_into().ok(),
             libc::IFLA_MTU => mtu = u32_at(&value, 0)?,
+            libc::IFLA_LINK => below = u32_at(&value, 0),
             libc::IFLA_STATS64 => kernel = counters(&value),
             libc::IFLA_LINKINFO => kind = link_kind(&value),
             _ => {}
@@ -261,6 +264,8 @@ fn link(message: &LinkMessage) -> Option<Link> {
         ifindex: header.index,
         name: name?,
         mac,
+        // Of others it is a lower device, or a peer.
+        vlan_of: below.filter(|_| kind == LinkKind::Other("vlan".to_owned())),
         kind,
         up: header.flags.contains(LinkFlags::Up),
         mtu,

@@ -5,16 +5,19 @@ use std::{collections::BTreeMap, io, os::fd::AsFd, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapInfo, MapType},
+    maps::{Array, HashMap, Map, MapData, MapInfo, MapType, RingBuf},
     util::nr_cpus,
 };
 use meter_common::{
-    Counters, Direction, IFINDEX_ARRAY, Interface, LAYOUT, Machine, MapSet, counter_index,
+    Arming, Counters, Direction, EXEMPT_PREFIXES, IFINDEX_ARRAY, Interface, LAYOUT, Machine,
+    MapSet, REACHED_BYTES, counter_index,
 };
 
 use super::{
     bpf,
     error::HostError,
+    exempt::Exempt,
+    limits::Limits,
     pins::{self, Pins},
 };
 
@@ -23,6 +26,10 @@ const SLOTS_HIGH: &str = "SLOTS_HIGH";
 const COUNTERS: &str = "COUNTERS";
 const INTERFACES: &str = "INTERFACES";
 const MACHINES: &str = "MACHINES";
+const ARMINGS: &str = "ARMINGS";
+const REACHED: &str = "REACHED";
+const EXEMPT_V4: &str = "EXEMPT_V4";
+const EXEMPT_V6: &str = "EXEMPT_V6";
 const MAP_SET: &str = "MAP_SET";
 
 /// What a pinned map must look like to be ours.
@@ -44,7 +51,12 @@ impl Shape {
     }
 }
 
-fn shapes(slots: u32) -> [Shape; 6] {
+/// A machine for each slot, and none of them at index 0.
+const fn machines(slots: u32) -> u32 {
+    slots + 1
+}
+
+fn shapes(slots: u32) -> [Shape; 10] {
     // The kernel rounds a per-CPU value up to 8 bytes, and `bpf::read_array` relies on ours
     // being a multiple already.
     const _: () = assert!(size_of::<Counters>().is_multiple_of(8));
@@ -53,7 +65,11 @@ fn shapes(slots: u32) -> [Shape; 6] {
         Shape::of::<u32>(SLOTS_HIGH, MapType::Hash, slots),
         Shape::of::<Counters>(COUNTERS, MapType::PerCpuArray, slots * 2),
         Shape::of::<Interface>(INTERFACES, MapType::Array, slots),
-        Shape::of::<Machine>(MACHINES, MapType::Array, slots),
+        Shape::of::<Machine>(MACHINES, MapType::Array, machines(slots)),
+        Shape::of::<Arming>(ARMINGS, MapType::Array, machines(slots) * 2),
+        Shape::of::<()>(REACHED, MapType::RingBuf, REACHED_BYTES),
+        Shape::of::<u32>(EXEMPT_V4, MapType::LpmTrie, EXEMPT_PREFIXES),
+        Shape::of::<u32>(EXEMPT_V6, MapType::LpmTrie, EXEMPT_PREFIXES),
         Shape::of::<MapSet>(MAP_SET, MapType::Array, 1),
     ]
 }
@@ -124,6 +140,10 @@ pub(super) struct Maps {
     slots_high: HashMap<MapData, u32, u32>,
     interfaces: Array<MapData, Interface>,
     counters: MapData,
+    pub(super) limits: Limits,
+    pub(super) exempt: Exempt,
+    /// Until somebody listens.
+    pub(super) reached: Option<RingBuf<MapData>>,
     cpus: usize,
     set: MapSet,
     /// What `slots` and `slots_high` hold. We are the only one who writes them.
@@ -172,7 +192,11 @@ impl Maps {
                 table.insert(ifindex, slot);
             }
         }
+        let limits = Limits::map(raw(ebpf, MACHINES)?, raw(ebpf, ARMINGS)?, machines(slots))?;
         Ok(Self {
+            limits,
+            exempt: Exempt::new(typed(ebpf, EXEMPT_V4)?, typed(ebpf, EXEMPT_V6)?),
+            reached: Some(typed(ebpf, REACHED)?),
             slots: Array::try_from(Map::Array(slots_map))
                 .map_err(|error| load_error(SLOTS, &error))?,
             slots_high,
@@ -334,7 +358,7 @@ fn element_error(attempted: &str, index: u32, error: aya::maps::MapError) -> Hos
     HostError::system(format!("{attempted} {index}"), io_error(error))
 }
 
-fn io_error(error: aya::maps::MapError) -> io::Error {
+pub(super) fn io_error(error: aya::maps::MapError) -> io::Error {
     match error {
         aya::maps::MapError::SyscallError(error) => error.io_error,
         error => io::Error::other(error),

@@ -49,7 +49,7 @@ impl NetlinkError {
         }
     }
 
-    fn refused(attempt: &str, answer: &ErrorMessage) -> Self {
+    pub(super) fn refused(attempt: &str, answer: &ErrorMessage) -> Self {
         Self {
             attempt: attempt.to_owned(),
             source: answer.to_io(),

@@ -5,19 +5,24 @@
 //! visits. Dropping [`Programs`] leaves all of it standing, and opening it again adopts it,
 //! with the new program in the place of the old one on every hook.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
-use meter_common::Interface;
 pub use meter_common::Verdict;
+use meter_common::{Interface, NO_MACHINE};
+
+use ipnet::IpNet;
 
 use super::{
     clsact,
     error::HostError,
     features,
+    limits::Limits,
     load::{self, Loaded},
     maps::{self, Maps},
     pins::{Hook, Pins},
-    rcu, tcx,
+    rcu,
+    reached::LimitEvents,
+    tcx,
 };
 pub use super::{
     detach::{Removed, detach_all},
@@ -199,6 +204,7 @@ impl Programs {
                     ifindex,
                     slot,
                     generation: interface.generation,
+                    machine: interface.machine,
                     hooks: match (self.standing(ifindex)?, self.mode) {
                         ([true, true], _) => Hooks::Both,
                         ([false, true], Mode::Clsact) if !clsact::has_egress(ifindex)? => {
@@ -233,6 +239,7 @@ impl Programs {
             generation,
             machine,
         } = *request;
+        self.check_machine(machine)?;
         let before = self.maps.interface(slot)?;
         let same = self.maps.slot(ifindex) == Some(slot) && before.generation == generation;
         let interface = Interface {
@@ -344,6 +351,66 @@ impl Programs {
             ..self.maps.interface(slot)?
         };
         self.maps.set_interface(slot, interface)
+    }
+
+    /// Puts an interface under the limits of another machine, or with 0 under none's.
+    ///
+    /// # Errors
+    /// Where there is no such slot or machine, or the kernel refuses.
+    pub fn set_machine(&mut self, slot: u32, machine: u32) -> Result<(), HostError> {
+        self.check_machine(machine)?;
+        let interface = Interface {
+            machine,
+            ..self.maps.interface(slot)?
+        };
+        self.maps.set_interface(slot, interface)
+    }
+
+    fn check_machine(&self, machine: u32) -> Result<(), HostError> {
+        if machine == NO_MACHINE {
+            return Ok(());
+        }
+        self.maps.limits.check(machine)
+    }
+
+    /// Every machine's limits.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.maps.limits
+    }
+
+    /// As above, to change them.
+    pub const fn limits_mut(&mut self) -> &mut Limits {
+        &mut self.maps.limits
+    }
+
+    /// What the kernel program says of boundaries that are reached, what it said before we
+    /// came included. There is one such stream, and a second call finds none. Within a tokio
+    /// runtime only.
+    ///
+    /// # Errors
+    /// Where the kernel does not let us wait for it.
+    pub fn limit_events(&mut self) -> Result<Option<LimitEvents>, HostError> {
+        let ring = self.maps.reached.take();
+        let events = ring.map(LimitEvents::new).transpose();
+        events.map_err(|error| HostError::system("listen to the kernel program", error))
+    }
+
+    /// Traffic whose far end lies in one of these counts apart, for the machines of this group
+    /// ([`Limits::set_exempt_group`]); they take the place of those that the group had.
+    ///
+    /// # Errors
+    /// Where the kernel refuses: there is room for 65 536 prefixes of each family.
+    pub fn set_exempt_prefixes(&mut self, group: u32, prefixes: &[IpNet]) -> Result<(), HostError> {
+        self.maps.exempt.set(group, prefixes)
+    }
+
+    /// The groups that have exempt prefixes, those of an earlier run among them.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn exempt_groups(&self) -> Result<BTreeSet<u32>, HostError> {
+        self.maps.exempt.groups()
     }
 
     fn in_slot(&self, ifindex: u32, slot: u32, attempted: &'static str) -> Result<(), HostError> {

@@ -24,7 +24,9 @@ pub use self::{
 };
 use super::{
     links::{self, AdminState},
+    netfilter,
     netlink::{Netlink, NetlinkError, Requests},
+    words::Mode,
 };
 use crate::engine::units::{BitsPerSecond, Bytes};
 
@@ -44,6 +46,20 @@ pub struct Found {
     /// Filters on its `ingress` or `clsact`, the kind of each: a redirect into an IFB would let
     /// packets past those of them that somebody else has put there.
     pub ingress_filters: Vec<String>,
+    /// nftables chains at its ingress, whichever way the kernel program is attached: it would
+    /// let packets past them, too.
+    pub ingress_chains: Vec<String>,
+}
+
+impl Found {
+    /// What a redirect of what the guest sends would lead past: nobody's anti-spoofing rule
+    /// may be of no use because a machine is throttled.
+    #[must_use]
+    pub fn bypassed_by(&self, mode: Mode) -> Vec<String> {
+        // By clsact we stand behind the filters of `ingress`, by tcx before them.
+        let filters = self.ingress_filters.iter().filter(|_| mode == Mode::Tcx);
+        filters.chain(&self.ingress_chains).cloned().collect()
+    }
 }
 
 /// What [`Shaping::install`] has done.
@@ -257,10 +273,14 @@ impl Shaping {
 }
 
 fn inspect(requests: &mut Requests, ifindex: u32) -> Result<Found, ShapingError> {
+    let link = links::get(requests, ifindex)?.ok_or(ShapingError::Gone { ifindex })?;
     Ok(Found {
         root: root::read(requests, ifindex)?,
         ifb: ifb::of(requests, ifindex)?.map(|ifb| ifb.ifindex),
         ingress_filters: qdisc::ingress_filters(requests, ifindex)?,
+        // Who may stand there and cannot be asked for is not to be led past either.
+        ingress_chains: netfilter::ingress_chains(&link.name)
+            .unwrap_or_else(|failure| vec![failure.to_string()]),
     })
 }
 

@@ -139,7 +139,15 @@ pub(super) fn request<M>(message: M, flags: u16) -> io::Result<Vec<M>>
 where
     M: NetlinkSerializable + NetlinkDeserializable,
 {
-    let socket = Socket::new(NETLINK_ROUTE)?;
+    request_of(NETLINK_ROUTE, message, flags)
+}
+
+/// The same of another part of the kernel.
+pub(super) fn request_of<M>(protocol: isize, message: M, flags: u16) -> io::Result<Vec<M>>
+where
+    M: NetlinkSerializable + NetlinkDeserializable,
+{
+    let socket = Socket::new(protocol)?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut request = NetlinkMessage::new(
         NetlinkHeader::default(),

@@ -27,10 +27,11 @@ const LARGEST_DATAGRAM: usize = 64 << 10;
 const LINK_HEADER: usize = 16 + 16;
 const TC_HEADER: usize = 16 + 20;
 
-const OF_LINKS: [u16; 5] = [
+const OF_LINKS: [u16; 6] = [
     libc::IFLA_ADDRESS,
     libc::IFLA_IFNAME,
     libc::IFLA_MTU,
+    libc::IFLA_LINK,
     libc::IFLA_LINKINFO,
     libc::IFLA_STATS64,
 ];

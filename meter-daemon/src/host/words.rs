@@ -63,6 +63,8 @@ pub struct Attached {
     pub slot: u32,
     /// As it was asked for.
     pub generation: u32,
+    /// Whose limits it is under, as it was asked for.
+    pub machine: u32,
     /// What stands there now.
     pub hooks: Hooks,
     /// Set, and its program standing where it must.
@@ -78,7 +80,8 @@ pub struct AttachRequest {
     pub slot: u32,
     /// How often the slot has been handed out.
     pub generation: u32,
-    /// The index of its machine's limits.
+    /// The index of its machine in [`super::limits::Limits`], the same for all its interfaces;
+    /// 0 for one that is only counted.
     pub machine: u32,
 }
 

@@ -1,7 +1,7 @@
 //! What can be wrong with a ledger, told apart because the remedy differs each time.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -102,9 +102,10 @@ pub enum LedgerError {
     },
     /// Moved or deleted while in use: what is written would be lost.
     #[error(
-        "the ledger {} was moved, replaced or deleted while meterd used it. Put it back and \
-         restart meterd; nothing is recorded until then, and the kernel counts on",
-        file.display()
+        "the ledger {} was moved, replaced or deleted while meterd used it. Put it back: a moved one \
+         goes on by itself, of a deleted one make a copy from /proc/{}/fd, which is whole, and \
+         restart meterd. Nothing is recorded until then, and the kernel counts on",
+        file.display(), std::process::id()
     )]
     Moved {
         /// Where it was.
@@ -172,6 +173,15 @@ pub enum LedgerError {
     },
 }
 
+/// What the system says to a write beside the ledger: a file system that has turned read-only
+/// by itself says so to nobody who only asks for permissions.
+fn probe(directory: &Path) -> io::Result<()> {
+    let path = directory.join("ledger.db.probe");
+    let written = fs::write(&path, "?");
+    let removed = fs::remove_file(&path);
+    written.and(removed)
+}
+
 /// Whether a file system has no block left for us.
 fn no_room(file: &Path) -> bool {
     let directory = file.parent().unwrap_or(file);
@@ -208,12 +218,13 @@ impl LedgerError {
                 ErrorCode::DiskFull => Self::Full { attempt, file },
                 // No room for the log's index is reported as an I/O error.
                 ErrorCode::SystemIoFailure if no_room(&file) => Self::Full { attempt, file },
+                ErrorCode::SystemIoFailure => Self::refused(attempt, &file, error),
                 ErrorCode::ReadOnly => Self::ReadOnly { attempt, file },
                 ErrorCode::DatabaseBusy
                 | ErrorCode::DatabaseLocked
                 | ErrorCode::FileLockingProtocolFailed => Self::Locked { attempt, file },
                 ErrorCode::PermissionDenied => Self::Permission { attempt, file },
-                ErrorCode::CannotOpen => Self::cannot_open(attempt, &file, error),
+                ErrorCode::CannotOpen => Self::refused(attempt, &file, error),
                 _ => Self::Io {
                     attempt,
                     file,
@@ -240,15 +251,18 @@ impl LedgerError {
 
     /// SQLite says only that it could not; the system knows why. Asked without opening the
     /// file, which would let go of SQLite's own locks.
-    fn cannot_open(attempt: &'static str, file: &Path, error: &rusqlite::Error) -> Self {
+    fn refused(attempt: &'static str, file: &Path, error: &rusqlite::Error) -> Self {
         use rustix::fs::{Access, access};
         let directory = file.parent().unwrap_or(file);
-        for path in [file, directory] {
-            if let Err(errno) = access(path, Access::READ_OK | Access::WRITE_OK) {
-                return Self::io(attempt, path, &errno.into());
+        for path in [file, &file.with_extension("db-wal"), directory] {
+            match access(path, Access::READ_OK | Access::WRITE_OK) {
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(errno) => return Self::io(attempt, path, &errno.into()),
             }
         }
-        Self::io(attempt, file, &io::Error::other(error.to_string()))
+        let error =
+            probe(directory).map_or_else(|why| why, |()| io::Error::other(error.to_string()));
+        Self::io(attempt, file, &error)
     }
 
     /// Tells the file system's failures apart.
@@ -259,6 +273,10 @@ impl LedgerError {
                 Self::Full { attempt, file }
             }
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { attempt, file },
+            // Who may write and is refused all the same has an immutable file before him.
+            _ if error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) => {
+                Self::ReadOnly { attempt, file }
+            }
             io::ErrorKind::PermissionDenied => Self::Permission { attempt, file },
             _ => Self::Io {
                 attempt,

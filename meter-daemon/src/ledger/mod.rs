@@ -24,6 +24,7 @@ mod seed;
 mod settled;
 mod slots;
 mod sqlite;
+mod standing;
 pub mod statement;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{
     CommandRecord, EventFilter, Holdings, LedgerError, Queued, Resolution, Seed, UsageRow,
-    Verified, file, forget, outbox, query, schema, seed,
+    Verified, file, forget, outbox, query, remember, schema, seed,
     statement::{self, Statement},
     value::Instant,
     verify,
@@ -49,6 +49,14 @@ impl Reader {
             file,
             version,
         })
+    }
+
+    /// What `host` needs to undo what it did, by key.
+    ///
+    /// # Errors
+    /// Why it could not be read.
+    pub fn notes(&self) -> Result<Vec<(String, String)>, LedgerError> {
+        self.read("reading the host's notes", remember::notes)
     }
 
     /// A machine's history: rows that start in `[from, to)`, ordered, not overlapping, each

@@ -41,7 +41,7 @@ pub(super) fn all(connection: &Connection) -> rusqlite::Result<Remembered> {
         slots: slots::all(connection, &names.collect(), &boots)?,
         generations: slots::generations(connection)?,
         highest: highest(connection, &boots)?,
-        notes: pairs(connection, "SELECT key, value FROM host_note ORDER BY key")?,
+        notes: notes(connection)?,
         kept: Kept {
             machines: kept(connection, machines, last)?,
             accounts: pairs(
@@ -55,6 +55,10 @@ pub(super) fn all(connection: &Connection) -> rusqlite::Result<Remembered> {
         },
         last,
     })
+}
+
+pub(super) fn notes(connection: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
+    pairs(connection, "SELECT key, value FROM host_note ORDER BY key")
 }
 
 fn pairs(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<(String, String)>> {

@@ -1,17 +1,13 @@
 //! The SQLite store's writer. There is one: see [`super::lock()`].
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::{
     Batch, CommandRecord, LedgerError, Pruned, Reader, Remembered, Retention, Seed, Store, file,
-    forget, memory::Memory, outbox, query, record, remember, retention, seed,
+    forget, memory::Memory, outbox, query, record, remember, retention, seed, standing::Standing,
 };
 use crate::engine::units::MachineId;
 
@@ -19,9 +15,10 @@ use crate::engine::units::MachineId;
 #[derive(Debug)]
 pub struct Ledger {
     pub(super) connection: Connection,
-    file: PathBuf,
-    /// Device and inode of the file that is open.
-    identity: (u64, u64),
+    pub(super) file: PathBuf,
+    /// The files that are open.
+    pub(super) open: Standing,
+    pub(super) reopened: bool,
     /// Absent after a failure: what was known then may not be what the tables hold.
     memory: Option<Memory>,
 }
@@ -44,14 +41,15 @@ impl Ledger {
         }
         let mut connection = file::connect(&file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         file::prepare(&mut connection, &file)?;
-        let identity = identity(&file)?;
+        let open = Standing::of(&file)?;
         let read = || Ok((Memory::load(&connection)?, remember::all(&connection)?));
         let (memory, remembered) =
             read().map_err(|error| LedgerError::sqlite("reading what was kept", &file, &error))?;
         let ledger = Self {
             connection,
             file,
-            identity,
+            open,
+            reopened: false,
             memory: Some(memory),
         };
         Ok((ledger, remembered))
@@ -97,11 +95,7 @@ impl Ledger {
         batch: &Batch,
         more: impl FnOnce(&Connection, &mut Memory) -> rusqlite::Result<()>,
     ) -> Result<(), LedgerError> {
-        if identity(&self.file).ok() != Some(self.identity) {
-            return Err(LedgerError::Moved {
-                file: self.file.clone(),
-            });
-        }
+        self.stand()?;
         let memory = self.memory.take();
         let write = || {
             let transaction = begin_immediate(&mut self.connection)?;
@@ -134,6 +128,12 @@ impl Ledger {
     /// Why it could not be had.
     pub fn reader(&self) -> Result<Reader, LedgerError> {
         Reader::of(self.file.clone())
+    }
+
+    /// Whether it was opened anew since the last time this was asked: readers that were had
+    /// before read what nobody keeps any more.
+    pub fn was_reopened(&mut self) -> bool {
+        std::mem::take(&mut self.reopened)
     }
 
     /// Deletes what is older than its retention, a short transaction at a time: call it
@@ -191,7 +191,7 @@ impl Ledger {
         }
     }
 
-    fn failed(&self, attempt: &'static str, error: &rusqlite::Error) -> LedgerError {
+    pub(super) fn failed(&self, attempt: &'static str, error: &rusqlite::Error) -> LedgerError {
         LedgerError::sqlite(attempt, &self.file, error)
     }
 }
@@ -208,10 +208,4 @@ impl Store for Ledger {
 
 fn begin_immediate(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
     connection.transaction_with_behavior(TransactionBehavior::Immediate)
-}
-
-fn identity(file: &Path) -> Result<(u64, u64), LedgerError> {
-    let metadata = fs::metadata(file)
-        .map_err(|error| LedgerError::io("looking at the ledger", file, &error))?;
-    Ok((metadata.dev(), metadata.ino()))
 }

@@ -10,14 +10,19 @@
 
 mod allowed;
 mod arena;
+mod beyond;
 mod clsact;
+mod cost;
 mod counting;
+mod exempt;
 mod leaving;
+mod limits;
 mod log;
 mod neighbours;
 #[path = "../node/mod.rs"]
 mod node;
 mod pinned;
+mod police;
 mod shaping;
 mod speed;
 mod weight;

@@ -27,6 +27,7 @@ fn counting_goes_on_while_no_daemon_runs() {
                 ifindex: guest.ifindex,
                 slot: 4,
                 generation: 1,
+                machine: 4,
                 hooks: Hooks::Both,
                 shaper: None,
             }]
@@ -158,7 +159,7 @@ fn an_attachment_that_was_interrupted_is_completed() {
         let mut programs = arena.open_tcx();
         attach(&mut programs, guest.ifindex, 0);
         drop(programs);
-        let links = arena.pin_directory().join("v1/links");
+        let links = arena.pin_directory().join("v2/links");
         fs::remove_file(links.join(format!("{}-received", guest.ifindex))).unwrap();
         let programs = arena.open_tcx();
         assert_eq!(programs.attached().unwrap()[0].hooks, Hooks::Both);
@@ -206,7 +207,7 @@ fn what_a_start_left_unfinished_is_begun_anew() {
         let mut programs = Programs::open(&arena.options(), 11).unwrap();
         attach(&mut programs, guest.ifindex, 0);
         drop(programs);
-        fs::remove_file(arena.pin_directory().join("v1/maps/COUNTERS")).unwrap();
+        fs::remove_file(arena.pin_directory().join("v2/maps/COUNTERS")).unwrap();
         let programs = Programs::open(&arena.options(), 12).unwrap();
         assert_eq!(programs.map_set(), 12);
         assert_eq!(programs.attached().unwrap(), []);

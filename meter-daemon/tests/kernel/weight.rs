@@ -5,10 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, PerCpuArray},
+    maps::{
+        Array, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
-use meter_common::{CountBytes, Counters, Interface};
+use meter_common::{CountBytes, Counters, ExemptV4, ExemptV6, Interface, NO_LIMIT};
 use meter_daemon::host::programs::OBJECT;
 
 use crate::arena::arena;
@@ -40,6 +43,44 @@ impl Bench {
         Self { ebpf }
     }
 
+    /// Under machine 1, which counts what it spends, or not, and has this group of prefixes.
+    pub(crate) fn of_machine(interface: Interface, counts: u64, group: u32) -> Self {
+        let interface = Interface {
+            machine: 1,
+            ..interface
+        };
+        let mut bench = Self::new(CountBytes::Wire, interface);
+        let mut machines: Array<_, [u64; 16]> =
+            bench.ebpf.map_mut("MACHINES").unwrap().try_into().unwrap();
+        let mut machine = [0; 16];
+        // As `Machine` has them: nearest three, counts, exempt_group.
+        machine[2..7].copy_from_slice(&[NO_LIMIT, NO_LIMIT, NO_LIMIT, counts, group.into()]);
+        machines.set(1, machine, 0).unwrap();
+        bench
+    }
+
+    pub(crate) fn exempt_v4(&mut self, group: u32, address: [u8; 4], bits: u32) {
+        let map = self.ebpf.map_mut("EXEMPT_V4").unwrap();
+        let mut trie: LpmTrie<_, ExemptV4, u32> = map.try_into().unwrap();
+        let data = ExemptV4 { group, address };
+        trie.insert(&Key::new(32 + bits, data), 1, 0).unwrap();
+    }
+
+    pub(crate) fn exempt_v6(&mut self, group: u32, start: [u8; 4], bits: u32) {
+        let map = self.ebpf.map_mut("EXEMPT_V6").unwrap();
+        let mut trie: LpmTrie<_, ExemptV6, u32> = map.try_into().unwrap();
+        let mut address = [0; 16];
+        address[..4].copy_from_slice(&start);
+        let data = ExemptV6 { group, address };
+        trie.insert(&Key::new(32 + bits, data), 1, 0).unwrap();
+    }
+
+    /// Bytes of a program as loaded and as compiled for the processor.
+    pub(crate) fn sizes(&mut self, name: &str) -> [u32; 2] {
+        let info = program(&mut self.ebpf, name).info().unwrap();
+        [info.size_translated().unwrap(), info.size_jitted()]
+    }
+
     pub(crate) fn fd(&mut self, name: &str) -> BorrowedFd<'_> {
         program(&mut self.ebpf, name).fd().unwrap().as_fd()
     }
@@ -55,7 +96,13 @@ impl Bench {
     }
 
     /// The verdict and the priority that the packet has afterwards.
-    fn pass(&mut self, name: &str, frame: &[u8], gso_size: u32, gso_segs: u32) -> (i32, u32) {
+    pub(crate) fn pass(
+        &mut self,
+        name: &str,
+        frame: &[u8],
+        gso_size: u32,
+        gso_segs: u32,
+    ) -> (i32, u32) {
         let mut context = [0u8; 192];
         // ifindex, gso_segs and gso_size of struct __sk_buff.
         context[40..44].copy_from_slice(&1u32.to_ne_bytes());
@@ -75,17 +122,31 @@ impl Bench {
         (result.return_value.cast_signed(), priority)
     }
 
-    fn sent(&self) -> Counters {
+    /// What the guest sent.
+    pub(crate) fn sent(&self) -> Counters {
+        self.counters(1)
+    }
+
+    /// What the guest received.
+    pub(crate) fn received(&self) -> Counters {
+        self.counters(0)
+    }
+
+    fn counters(&self, index: u32) -> Counters {
         let counters: PerCpuArray<_, Counters> =
             self.ebpf.map("COUNTERS").unwrap().try_into().unwrap();
-        let copies = counters.get(&1, 0).unwrap();
+        let copies = counters.get(&index, 0).unwrap();
         copies
             .iter()
             .fold(Counters::default(), |sum, copy| Counters {
                 bytes: sum.bytes + copy.bytes,
                 packets: sum.packets + copy.packets,
                 frame_bytes: sum.frame_bytes + copy.frame_bytes,
-                ..sum
+                exempt_bytes: sum.exempt_bytes + copy.exempt_bytes,
+                dropped_throttled: sum.dropped_throttled + copy.dropped_throttled,
+                dropped_capped: sum.dropped_capped + copy.dropped_capped,
+                dropped_suspended: sum.dropped_suspended + copy.dropped_suspended,
+                shaped_bytes: sum.shaped_bytes + copy.shaped_bytes,
             })
     }
 }
@@ -96,15 +157,15 @@ pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassi
 
 /// Builds frames header by header.
 #[derive(Clone, Default)]
-struct Frame(Vec<u8>);
+pub(crate) struct Frame(Vec<u8>);
 
 impl Frame {
-    fn ethernet(ethertype: u16) -> Self {
+    pub(crate) fn ethernet(ethertype: u16) -> Self {
         Self([&[2; 12], &ethertype.to_be_bytes()[..]].concat())
     }
 
     /// A tag that is part of the packet, as the inner one of two is.
-    fn tag(mut self, ethertype: u16) -> Self {
+    pub(crate) fn tag(mut self, ethertype: u16) -> Self {
         let [.., first, second] = self.0[..] else {
             unreachable!()
         };
@@ -115,7 +176,7 @@ impl Frame {
         self
     }
 
-    fn ipv4(mut self, protocol: u8, options: usize) -> Self {
+    pub(crate) fn ipv4(mut self, protocol: u8, options: usize) -> Self {
         let words = 5 + options / 4;
         let mut header = vec![0u8; words * 4];
         header[0] = 0x40 | u8::try_from(words).unwrap();
@@ -125,7 +186,7 @@ impl Frame {
         self
     }
 
-    fn ipv6(mut self, next: u8) -> Self {
+    pub(crate) fn ipv6(mut self, next: u8) -> Self {
         let mut header = [0u8; 40];
         header[0] = 0x60;
         header[6] = next;
@@ -143,7 +204,7 @@ impl Frame {
         self
     }
 
-    fn tcp(mut self, options: usize, port: u16) -> Self {
+    pub(crate) fn tcp(mut self, options: usize, port: u16) -> Self {
         let mut header = vec![0u8; 20 + options];
         header[..2].copy_from_slice(&port.to_be_bytes());
         header[12] = u8::try_from((20 + options) / 4).unwrap() << 4;
@@ -151,14 +212,14 @@ impl Frame {
         self
     }
 
-    fn udp(mut self, port: u16) -> Self {
+    pub(crate) fn udp(mut self, port: u16) -> Self {
         let mut header = [0u8; 8];
         header[..2].copy_from_slice(&port.to_be_bytes());
         self.0.extend(header);
         self
     }
 
-    fn payload(mut self, length: usize) -> Vec<u8> {
+    pub(crate) fn payload(mut self, length: usize) -> Vec<u8> {
         self.0.resize(self.0.len() + length, 0xff);
         self.0
     }

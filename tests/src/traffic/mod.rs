@@ -2,11 +2,13 @@
 //! it is bounded in volume and in time.
 
 mod bulk;
+mod flood;
 mod ping;
 mod tcp;
 mod udp;
 
 pub use bulk::Bulk;
+pub use flood::Flood;
 pub use ping::{Pings, ping};
 pub use tcp::{Tcp, Transfer};
 pub use udp::Udp;

@@ -1,6 +1,10 @@
 //! An exact number of datagrams.
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use rustix::net::sockopt;
 
@@ -10,7 +14,7 @@ use crate::{
     topology::{Family, Party},
 };
 
-const UDP_SEGMENT: i32 = 103;
+pub(super) const UDP_SEGMENT: i32 = 103;
 
 /// Datagrams that are to be sent.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +58,56 @@ impl Udp {
             taken
                 .join()
                 .unwrap_or_else(|p| std::panic::resume_unwind(p))
+        })
+    }
+
+    /// Sends them, and tells how many arrived, which may be none: for a path that something
+    /// may stand in.
+    pub fn spray(self, from: &Party, to: &Party) -> Result<u64> {
+        /// Nothing for so long after the last was sent: nothing more comes.
+        const SILENCE: Duration = Duration::from_millis(300);
+        let to_ip = to.address(self.family);
+        let receiver = to.namespace.run(|| {
+            let socket = UdpSocket::bind((to_ip, 0)).could_not(|| format!("bind to {to_ip}"))?;
+            sockopt::set_socket_recv_buffer_size_force(&socket, 64 << 20)
+                .could_not(|| "ask for a large buffer")?;
+            socket
+                .set_read_timeout(Some(SILENCE))
+                .could_not(|| "bound the wait")?;
+            Ok(socket)
+        })?;
+        let address = receiver
+            .local_addr()
+            .could_not(|| "read the receiver's address")?;
+        let all_sent = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| {
+                let mut buffer = vec![0; usize::from(self.each) + 1];
+                let mut arrived = 0;
+                while arrived < self.datagrams {
+                    let sent = all_sent.load(Ordering::Acquire);
+                    match receiver.recv(&mut buffer) {
+                        Ok(_) => arrived += 1,
+                        Err(_) if sent => break,
+                        Err(_) => {}
+                    }
+                }
+                arrived
+            });
+            let from_ip = from.address(self.family);
+            let sent = from.namespace.run(|| {
+                let socket = UdpSocket::bind((from_ip, 0)).could_not(|| "bind")?;
+                // Where the link is down, this fails or is lost: neither arrives.
+                if socket.connect(address).is_ok() {
+                    drop(self.give(&socket));
+                }
+                Ok(())
+            });
+            all_sent.store(true, Ordering::Release);
+            let arrived = taken
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            sent.map(|()| arrived)
         })
     }
 

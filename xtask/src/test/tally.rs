@@ -1,6 +1,6 @@
 //! What the test programs said of themselves, added up.
 
-use std::{fmt, process::Command};
+use std::{collections::BTreeMap, fmt, process::Command};
 
 /// The figures of all programs so far.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -8,8 +8,8 @@ pub(crate) struct Tally {
     passed: u64,
     failed: u64,
     ignored: u64,
-    /// Said that the kernel lacks TCX, and passed by doing nothing more.
-    need_tcx: u64,
+    /// Said what they need and this machine lacks, and passed by doing nothing more.
+    needed: BTreeMap<String, u64>,
     programs: u64,
     /// What failed, by name, for the end.
     pub(crate) failures: Vec<String>,
@@ -20,14 +20,15 @@ impl fmt::Display for Tally {
         write!(
             formatter,
             "{} passed, {} failed, {} ignored",
-            self.passed.saturating_sub(self.need_tcx),
+            self.passed.saturating_sub(self.needed.values().sum()),
             self.failed,
             self.ignored
         )?;
-        match self.need_tcx {
-            0 => {}
-            1 => formatter.write_str(", 1 not tested as it needs tcx")?,
-            more => write!(formatter, ", {more} not tested as they need tcx")?,
+        for (what, tests) in &self.needed {
+            match tests {
+                1 => write!(formatter, ", 1 not tested as it needs {what}")?,
+                more => write!(formatter, ", {more} not tested as they need {what}")?,
+            }
         }
         write!(formatter, ", in {} test programs", self.programs)
     }
@@ -66,8 +67,10 @@ impl Tally {
             self.add(result);
         }
         // Package meter-tests' words, in `needs`.
-        if line.starts_with("needs tcx: ") {
-            self.need_tcx += 1;
+        if let Some((what, place)) = line.strip_prefix("needs ").and_then(|l| l.split_once(": "))
+            && place.contains(".rs:")
+        {
+            *self.needed.entry(what.to_owned()).or_default() += 1;
         }
     }
 

@@ -111,7 +111,9 @@ fn details(kind: &EventKind) -> String {
             due,
             ..
         } => format!("{number}: {amount} for {description}, due {due}"),
-        EventKind::Paid { invoice, amount } | EventKind::Overdue { invoice, amount } => {
+        EventKind::Paid { invoice, amount }
+        | EventKind::Overdue { invoice, amount }
+        | EventKind::Lapsed { invoice, amount } => {
             format!("{invoice}: {amount}")
         }
         EventKind::ToppedUp {

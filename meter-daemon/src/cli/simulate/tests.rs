@@ -50,6 +50,7 @@ fn terms() -> Arc<Terms> {
         ],
         enforce: true,
         exempt: Vec::new(),
+        exempt_when_suspended: false,
     });
     let machine = Machine {
         id: "m".into(),

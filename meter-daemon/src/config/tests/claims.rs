@@ -1,7 +1,7 @@
 //! Whose an interface is, and under which terms its machine stands.
 
 use super::{
-    super::{Claim, Config, LinkFacts, LinkKind},
+    super::{Claim, Config, Guest, Hypervisor, LinkFacts, LinkKind, Owner},
     good,
 };
 
@@ -22,6 +22,8 @@ fn link(kind: LinkKind, name: &str, mac: Option<[u8; 6]>) -> LinkFacts {
         name: name.into(),
         mac,
         kind,
+        owner: Owner::Unasked,
+        assigned: None,
     }
 }
 
@@ -230,4 +232,96 @@ fn ten_thousand_machines_in_one_file_claim_their_twenty_thousand_interfaces() {
         .collect();
     assert_eq!(claims.len(), 20_000);
     assert_eq!(config.terms(claims.iter()).machines.len(), 10_000);
+}
+
+const UUID: &str = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
+
+fn of_guest(hypervisor: Hypervisor, id: &str, name: &str) -> LinkFacts {
+    LinkFacts {
+        owner: Owner::Guest(Guest {
+            hypervisor,
+            id: id.into(),
+            name: name.into(),
+        }),
+        ..link(LinkKind::Tap, "vnet7", None)
+    }
+}
+
+#[test]
+fn a_guest_is_known_by_uuid_vmid_or_name_and_not_by_its_interfaces_name() {
+    use Hypervisor::{Libvirt, Proxmox};
+    let libvirt = of_guest(Libvirt, UUID, "web 1");
+    let proxmox = of_guest(Proxmox, "101", "db1");
+    for (text, libvirts, proxmoxes) in [
+        (
+            "[[discover]]\nhypervisor = 'libvirt'\n",
+            &*format!("{UUID}/-"),
+            "-",
+        ),
+        (
+            "[[discover]]\nhypervisor = 'libvirt'\nmachine = 'name'\nplan = 'small'\n",
+            "web:201/small",
+            "-",
+        ),
+        (
+            "[[discover]]\nhypervisor = 'proxmox'\nmachine = 'vmid'\n\
+             [[discover]]\nhypervisor = 'libvirt'\n\
+             [[machine]]\nid = 'a'\nlibvirt = 'web 1'\nplan = 'large'\n",
+            "a/large",
+            "101/-",
+        ),
+        (
+            "[[machine]]\nid = 'a'\nlibvirt = '4DEA22B3-1D52-d8f3-2516-782e98ab3fa0'\n\
+             [[machine]]\nid = 'b'\nlibvirt = 'web 1'\n\
+             [[machine]]\nid = 'c'\nproxmox = '101'\n",
+            "a/-",
+            "c/-",
+        ),
+        // Whom its hypervisor names and nobody claims is found by patterns as ever.
+        ("[[discover]]\ninterface = '^vnet'\n", "vnet7/-", "vnet7/-"),
+    ] {
+        let config = config(text);
+        assert_eq!(shown(config.claim(&libvirt)), libvirts, "{text}");
+        assert_eq!(shown(config.claim(&proxmox)), proxmoxes, "{text}");
+    }
+}
+
+#[test]
+fn while_a_hypervisor_does_not_say_whose_it_is_an_interface_is_nobodys() {
+    let config = config(
+        "[[discover]]\nhypervisor = 'libvirt'\n[[discover]]\ninterface = ''\n\
+         [[machine]]\nid = 'named'\ninterfaces = ['vnet9']\n",
+    );
+    let unknown = |name| LinkFacts {
+        owner: Owner::Unknown,
+        ..link(LinkKind::Tap, name, None)
+    };
+    assert_eq!(shown(config.claim(&unknown("vnet7"))), "-");
+    assert_eq!(shown(config.claim(&unknown("vnet9"))), "named/-");
+    assert!(config.asks(Hypervisor::Libvirt));
+    assert!(!config.asks(Hypervisor::Proxmox));
+}
+
+#[test]
+fn a_hooks_word_is_above_patterns_and_below_the_names_in_the_files() {
+    let config = config(
+        "[[discover]]\ninterface = '^vnet'\nplan = 'small'\n\
+         [[machine]]\nid = 'named'\ninterfaces = ['vnet9']\n\
+         [[machine]]\nid = 'known'\nplan = 'large'\n\
+         [[machine]]\nid = 'guest'\nlibvirt = 'web 1'\n",
+    );
+    let assigned = |name, machine: &str| LinkFacts {
+        assigned: Some(machine.into()),
+        ..link(LinkKind::Tap, name, None)
+    };
+    assert_eq!(
+        shown(config.claim(&assigned("vnet7", "known"))),
+        "known/large"
+    );
+    assert_eq!(
+        shown(config.claim(&assigned("vnet7", "other"))),
+        "other/small"
+    );
+    assert_eq!(shown(config.claim(&assigned("eth9", "other"))), "other/-");
+    assert_eq!(shown(config.claim(&assigned("vnet9", "known"))), "named/-");
 }

@@ -583,6 +583,34 @@ fn overage_says_how_it_is_collected() {
 }
 
 #[test]
+fn a_plans_own_price_is_a_price_and_may_stand_alone() {
+    assert_snapshot!(said_of_plan(r#"
+        allowance = "1 TB"
+        [price]
+        currency = "EUR"
+        base = 4.90
+    "#), @r#"
+    error: a price is written in quotes
+     --> plans/p.toml:4:8
+      |
+    4 | base = 4.90
+      |        ^^^^
+      |
+      = help: write: base = "4.90"
+    "#);
+    let plan = r#"
+        allowance = "1 TB"
+        [price]
+        currency = "EUR"
+        base = "4.90"
+    "#;
+    assert_eq!(said_of_plan(plan), "");
+    let config = good(&[("meterd.toml", ""), ("plans/p.toml", plan)]);
+    let price = config.plans.values().next().unwrap().price.clone().unwrap();
+    assert_eq!(price.base, Some("4.90".parse().unwrap()));
+}
+
+#[test]
 fn a_due_date_counts_days() {
     assert_snapshot!(said_of_plan(r#"
         allowance = "1 TB"
@@ -876,18 +904,18 @@ fn a_percentage_of_an_allowance_that_was_forgotten_is_warned_of_and_of_an_unlimi
 }
 
 #[test]
-fn overdue_where_nothing_is_billed_is_warned_of() {
+fn overdue_where_no_overage_is_billed_is_warned_of() {
     assert_snapshot!(said_of_plan(&with_rule("", r#"
         overdue = true
         cap = "100 MB"
     "#)), @r#"
-    warning: this plan issues no bill: only one from before a change of plan can be overdue
+    warning: this plan bills no overage: only a bill from before a change of plan can be overdue
      --> plans/p.toml:5:11
       |
     5 | overdue = true
       |           ^^^^
       |
-      = help: collect overage or extra by bill: collect = "invoice"; or remove the rule
+      = help: collect overage by bill: collect = "invoice"; or remove the rule
     "#);
 }
 
@@ -1192,7 +1220,7 @@ fn notices_go_where_they_can_be_sent_safely() {
       |
       = help: write: url = "https://billing.example.com/traffic"
 
-    error: `suspend` is no event; it is one of period-started, notice, flagged, unflagged, throttled, capped, suspended, restored, charged, invoiced, paid, overdue, topped-up, refused, changed, lifted, override-ended, balance, held-back, confirmed, cancelled
+    error: `suspend` is no event; it is one of period-started, notice, flagged, unflagged, throttled, capped, suspended, restored, charged, invoiced, paid, overdue, lapsed, topped-up, refused, changed, lifted, override-ended, balance, held-back, confirmed, cancelled
      --> meterd.toml:6:11
       |
     6 | events = ["suspend"]
@@ -1388,4 +1416,120 @@ fn what_is_good_is_taken_without_a_word() {
     ]);
     assert!(config.warnings.is_empty());
     assert!(checked(&[]).is_ok());
+}
+
+#[test]
+fn guests_of_a_hypervisor_are_named_as_it_names_them_and_once() {
+    assert_snapshot!(said(&[
+        (
+            "meterd.toml",
+            r#"
+        [[discover]]
+        hypervisor = "libvrt"
+        [[discover]]
+        hypervisor = "libvirt"
+        machine = "vmid"
+        [[discover]]
+        hypervisor = "proxmox"
+        interface = '^tap'
+        [[discover]]
+        interface = '^tap'
+        machine = "name"
+    "#,
+        ),
+        (
+            "machines/m.toml",
+            r#"
+        [[machine]]
+        id = "a"
+        libvirt = "4dea22b31d52d8f32516782e98ab3fa0"
+        [[machine]]
+        id = "b"
+        proxmox = 101
+        interfaces = ["tap101i0"]
+        [[machine]]
+        id = "c"
+        proxmox = "12"
+        [[machine]]
+        id = "d"
+        libvirt = "web"
+        [[machine]]
+        id = "e"
+        libvirt = "web"
+        proxmox = "102"
+    "#,
+        ),
+    ]), @r#"
+    error: `4dea22b31d52d8f32516782e98ab3fa0` is not how libvirt writes a UUID
+     --> machines/m.toml:3:11
+      |
+    3 | libvirt = "4dea22b31d52d8f32516782e98ab3fa0"
+      |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: write: libvirt = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0"
+
+    error: the VMID of a Proxmox VE guest is written in quotes
+     --> machines/m.toml:6:11
+      |
+    6 | proxmox = 101
+      |           ^^^
+      |
+      = help: write: proxmox = "101"
+
+    error: `12` is not a VMID: 100 to 999999999
+      --> machines/m.toml:10:11
+       |
+    10 | proxmox = "12"
+       |           ^^^^
+       |
+       = help: write: proxmox = "101"
+
+    error: the libvirt guest `web` is claimed twice, also at machines/m.toml:13
+      --> machines/m.toml:16:11
+       |
+    16 | libvirt = "web"
+       |           ^^^^^
+       |
+       = help: a guest is one machine: remove it here or there
+
+    error: a machine is a guest of one hypervisor
+      --> machines/m.toml:17:11
+       |
+    17 | proxmox = "102"
+       |           ^^^^^
+       |
+       = help: remove `libvirt` or `proxmox`
+
+    error: `hypervisor` cannot be `libvrt`
+     --> meterd.toml:2:14
+      |
+    2 | hypervisor = "libvrt"
+      |              ^^^^^^^^
+      |
+      = help: write: hypervisor = "libvirt" (it is one of libvirt, proxmox)
+
+    error: `machine` cannot be `vmid`
+     --> meterd.toml:5:11
+      |
+    5 | machine = "vmid"
+      |           ^^^^^^
+      |
+      = help: write: machine = "uuid" (it is one of uuid, name)
+
+    error: guests are found by a pattern or by their hypervisor, not by both at once
+     --> meterd.toml:8:13
+      |
+    8 | interface = '^tap'
+      |             ^^^^^^
+      |
+      = help: remove `interface` or `hypervisor`, or write two [[discover]]
+
+    error: `machine` says what of a hypervisor's guest is the id; this one has no `hypervisor`
+      --> meterd.toml:11:11
+       |
+    11 | machine = "name"
+       |           ^^^^^^
+       |
+       = help: in a pattern the id is a group: interface = '^tap(?<machine>\d+)i\d+$'
+    "#);
 }

@@ -69,6 +69,7 @@ fn calendar(name: &str, allowance: Allowance) -> Plan {
         rules: Vec::new(),
         enforce: true,
         exempt: Vec::new(),
+        exempt_when_suspended: false,
     }
 }
 
@@ -115,6 +116,7 @@ fn invapi_forecasts_bills_what_is_beyond_in_five_days_and_then_caps_at_100_mb() 
     let expected = Plan {
         price: Some(Price {
             currency: euro(),
+            base: None,
             usage: None,
             overage: Some(Overage {
                 tariff: per_tb,
@@ -147,6 +149,7 @@ fn caasify_grants_a_thirtieth_a_day_flags_and_charges_per_gb_from_the_balance() 
         daily: std::num::NonZeroU32::new(30),
         price: Some(Price {
             currency: euro(),
+            base: None,
             usage: None,
             overage: Some(Overage {
                 tariff: tariff(GB, "0.01"),
@@ -174,6 +177,7 @@ fn calendar_suspend_notices_at_75_and_100_and_suspends_24_hours_later() {
     let expected = Plan {
         price: Some(Price {
             currency: euro(),
+            base: None,
             usage: None,
             overage: None,
             extra: Some(Extra {
@@ -203,6 +207,7 @@ fn cdn_limit_suspends_when_either_limit_is_exceeded_until_a_hand_lifts_it() {
     let expected = Plan {
         price: Some(Price {
             currency: Currency::new("USD").unwrap(),
+            base: None,
             usage: Some(tariff(GB, "0.02")),
             overage: None,
             extra: None,

@@ -46,12 +46,14 @@ pub(super) fn plan(name: &str, allowance: u64) -> Plan {
         rules: Vec::new(),
         enforce: true,
         exempt: Vec::new(),
+        exempt_when_suspended: false,
     }
 }
 
 pub(super) fn euros() -> Price {
     Price {
         currency: Currency::new("EUR").unwrap(),
+        base: None,
         usage: None,
         overage: None,
         extra: None,

@@ -7,7 +7,7 @@ use crate::engine::{
     Enforcement,
     command::{Change, CommandAction, Until},
     event::{EventKind, State},
-    plan::{Allowance, DayOfMonth, Machine},
+    plan::{Allowance, CollectExtra, DayOfMonth, Extra, Machine, Plan},
     units::*,
     view::{InvoiceStatus, TransactionKind},
 };
@@ -210,11 +210,62 @@ fn invapi_the_payment_and_the_accounts_transactions_can_be_read() {
     assert_eq!(
         kinds,
         [
-            (TransactionKind::Invoice, Decimal::from(-1)),
-            (TransactionKind::Payment, Decimal::from(1)),
+            (TransactionKind::Invoice, money("-1 EUR")),
+            (TransactionKind::Payment, money("1 EUR")),
         ]
     );
     assert_eq!(view.balance, Some(money("0 EUR")));
+}
+
+#[test]
+fn invapi_the_forecasts_own_notice_carries_the_offer_with_the_recommended_volume() {
+    let mut world = World::of(invapi(), "2026-06-01");
+    world.moves("2026-06-11", 500 * GB);
+    let told = world.told("notice");
+    let EventKind::Notice { message, offer, .. } = &told[0].kind else {
+        panic!("a notice");
+    };
+    assert_eq!(told[0].rule, Some("forecast 100%".into()));
+    let offer = offer.as_ref().expect("it carries the offer");
+    assert_eq!(offer.recommended, Bytes(TB));
+    for part in [
+        "At its current rate m will have used 1.5 TB",
+        "recommended extra volume: 1 TB",
+        "1 TB for 1.50 EUR",
+    ] {
+        assert!(message.contains(part), "{part} in: {message}");
+    }
+}
+
+#[test]
+fn invapi_every_bill_has_a_number_of_its_own() {
+    let mut world = over_in_june(false);
+    world.top_up(TB).top_up(TB);
+    let bills = world.engine.invoices(None);
+    let numbers: Vec<_> = bills.iter().map(|bill| bill.invoice.as_str()).collect();
+    assert_eq!(numbers, ["2026-000001", "2026-000002", "2026-000003"]);
+}
+
+#[test]
+fn invapi_paid_within_5_days_it_is_never_limited() {
+    let mut world = over_in_june(false);
+    world.wait("2026-07-05T23:59:59");
+    let bill = world.last_bill();
+    world.pay(&bill).wait("2026-07-31");
+    assert_eq!(world.told("overdue").len() + world.told("capped").len(), 0);
+}
+
+#[test]
+fn invapi_the_status_of_a_bill_can_be_read_before_and_after_its_due_date_and_its_payment() {
+    let mut world = over_in_june(false);
+    let status = |world: &World| world.engine.invoices(None)[0].status;
+    assert_eq!(status(&world), InvoiceStatus::Unpaid);
+    world.wait("2026-07-06");
+    assert_eq!(status(&world), InvoiceStatus::Overdue);
+    let bill = world.last_bill();
+    world.pay(&bill);
+    assert_eq!(status(&world), InvoiceStatus::Paid);
+    assert_eq!(world.engine.invoices(None)[0].paid, Some(at("2026-07-06")));
 }
 
 // 2. edis
@@ -304,7 +355,7 @@ fn edis_is_restored_by_the_pool_an_upgrade_or_waiting() {
     };
     let throttled = || {
         let mut world = World::with_account(edis(), acme(), "2026-06-10");
-        let bigger = crate::engine::plan::Plan {
+        let bigger = Plan {
             allowance: limited(2 * TB),
             name: "edis-big".into(),
             ..edis()
@@ -357,6 +408,31 @@ fn edis_a_warning_goes_out_once_per_period_and_threshold() {
     world.wait("2026-07-01");
     world.uses(820 * GB);
     assert_eq!(world.notices(), ["used 80%", "used 80%"]);
+}
+
+#[test]
+fn edis_the_machine_stays_online_however_much_it_used() {
+    let mut world = World::of(edis(), "2026-06-01");
+    for _ in 0..10 {
+        world.uses(TB);
+    }
+    assert_eq!(world.state(), State::Throttled);
+    assert_eq!(world.status().remaining, Some(Bytes::ZERO));
+    assert_eq!(world.status().ratio, Some(10.0));
+    assert_eq!(
+        world.told("charged").len() + world.told("invoiced").len(),
+        0
+    );
+}
+
+#[test]
+fn edis_the_total_available_moves_up_when_volume_is_added() {
+    let mut world = World::of(edis(), "2026-06-01");
+    world.uses(500 * GB).top_up(TB);
+    let status = world.status();
+    assert_eq!(status.allowance, Some(Bytes(2 * TB)));
+    assert_eq!(status.remaining, Some(Bytes(1_500 * GB)));
+    assert_eq!(status.ratio, Some(0.25));
 }
 
 // 3. caasify
@@ -427,6 +503,16 @@ fn caasify_a_months_31st_day_grants_nothing_more() {
 }
 
 #[test]
+fn caasify_the_closing_period_is_not_judged_by_the_day_that_follows_it() {
+    // 28 days of 100 GB were granted.
+    let mut world = World::of(caasify(3 * TB), "2026-02-28");
+    world.moves("2026-03-01", 2_801 * GB);
+    assert_eq!(world.times("flagged"), ["2026-03-01T00:00:00Z"]);
+    assert_eq!(world.told("flagged")[0].used, Bytes(2_801 * GB));
+    assert!(!world.status().flagged);
+}
+
+#[test]
 fn caasify_the_excess_is_charged_as_it_accrues_and_the_balance_may_fall_below_zero() {
     let acme = crate::engine::plan::Account {
         opening_balance: Some(money("1 EUR")),
@@ -482,6 +568,30 @@ fn caasify_a_top_up_is_granted_whole_and_at_once() {
         !world.status().flagged,
         "100 GB of the day and the whole top-up"
     );
+}
+
+#[test]
+fn caasify_service_is_never_interrupted() {
+    let mut world = World::with_account(caasify(TB), account("acme"), "2026-06-01");
+    for _ in 0..20 {
+        world.uses(TB);
+        assert_eq!(world.state(), State::Normal);
+        assert_eq!(world.enforcement(), Enforcement::None);
+        assert_eq!(world.engine.boundaries(&m(), world.now), []);
+    }
+    let balance = world.engine.balance(&"acme".into()).unwrap().balance;
+    assert_eq!(balance, Some(money("-190 EUR")));
+}
+
+#[test]
+fn caasify_an_upgrade_at_any_time_ends_the_excess() {
+    let mut world = World::of(caasify(TB), "2026-06-10");
+    world.uses(600 * GB);
+    assert!(world.status().flagged, "333.33 GB are granted");
+    world.set(Change::Allowance(limited(3 * TB)));
+    assert!(!world.status().flagged, "a TB is");
+    world.uses(900 * GB);
+    assert_eq!(world.charged(), Decimal::ZERO);
 }
 
 // 4. calendar suspend
@@ -557,6 +667,13 @@ fn calendar_suspend_returns_by_itself_when_the_allowance_resets() {
 }
 
 #[test]
+fn calendar_suspend_a_reset_within_the_24_hours_stops_them() {
+    let mut world = World::of(calendar_suspend(), "2026-06-30T12:00:00");
+    world.uses(1_100 * GB).wait("2026-07-10");
+    assert_eq!(world.told("suspended").len(), 0);
+}
+
+#[test]
 fn calendar_suspend_traffic_added_mid_month_is_prorated_by_what_is_left_of_it() {
     let mut world = World::of(calendar_suspend(), "2026-06-21");
     world.top_up(TB);
@@ -619,8 +736,113 @@ fn calendar_suspend_one_that_is_over_most_months_is_advised_a_bigger_plan() {
         world.moves(&format!("2026-{month:02}-01"), 1_200 * GB);
     }
     let advice = world.engine.offer(&m(), world.now).unwrap().advice.unwrap();
-    assert!(advice.contains("4 of its last 4 periods"), "{advice}");
+    assert!(advice.contains("in 4 of its last 4 periods"), "{advice}");
     assert!(advice.contains("calendar-big"), "{advice}");
+}
+
+/// A plan with these prices: base, and a TB more.
+fn priced(name: &str, allowance: u64, base: &str, extra: Option<&str>) -> Plan {
+    let mut price = euros();
+    price.base = Some(base.parse().unwrap());
+    price.extra = extra.map(|extra| Extra {
+        tariff: per(TB, extra),
+        prorated: true,
+        collect: CollectExtra::None,
+    });
+    Plan {
+        name: name.into(),
+        allowance: limited(allowance),
+        price: Some(price),
+        ..calendar_suspend()
+    }
+}
+
+/// Four months of 1.5 TB under a plan with 1 TB, topped up so that it is never suspended.
+fn over_every_month(own: Plan, bigger: Vec<Plan>) -> World {
+    let mut world = World::of(own, "2026-01-01");
+    let mut terms = world.terms.clone();
+    for plan in bigger {
+        terms.plans.insert(plan.name.clone(), plan.into());
+    }
+    world.set_terms(terms);
+    for month in 2..=5 {
+        world.top_up(TB);
+        world.moves(&format!("2026-{month:02}-01"), 1_500 * GB);
+    }
+    world
+}
+
+#[test]
+fn calendar_suspend_a_bigger_plan_is_advised_by_the_plans_own_prices() {
+    let big = |base| priced("big", 5 * TB, base, None);
+    let own = |extra| priced("own", TB, "5", extra);
+    for (own, bigger, advised) in [
+        // 4 x (5 + 0.5 x 3) = 26 against 4 x 6.
+        (
+            own(Some("3")),
+            vec![big("6")],
+            Some("costs 26.00 EUR under `own` and 24.00 EUR under `big` with 5 TB"),
+        ),
+        (own(Some("3")), vec![big("6.50")], None),
+        (own(Some("3")), vec![big("9")], None),
+        // The cheapest of all, not the smallest.
+        (
+            own(Some("3")),
+            vec![big("6"), priced("middle", 1_200 * GB, "5.50", Some("3"))],
+            Some("24.00 EUR under `big`"),
+        ),
+        // A plan that would not have sufficed, and sells no more, is not compared.
+        (
+            own(Some("3")),
+            vec![big("6"), priced("small", 1_200 * GB, "1", None)],
+            Some("24.00 EUR under `big`"),
+        ),
+        // Without prices, nothing is computed.
+        (
+            own(None),
+            vec![big("6")],
+            Some("usually cheaper, for example `big` with 5 TB"),
+        ),
+        (
+            calendar_suspend(),
+            vec![plan("large", 5 * TB)],
+            Some("usually cheaper, for example `large`"),
+        ),
+    ] {
+        let world = over_every_month(own, bigger);
+        let offer = world.engine.offer(&m(), world.now).unwrap();
+        let explained = world.engine.explain(&m(), world.now).unwrap();
+        assert_eq!(offer.advice, explained.advice);
+        match advised {
+            Some(words) => {
+                let advice = offer.advice.unwrap();
+                assert!(advice.contains("in 4 of its last 4 periods"), "{advice}");
+                assert!(advice.contains(words), "{words} in: {advice}");
+            }
+            None => assert_eq!(offer.advice, None),
+        }
+    }
+}
+
+#[test]
+fn calendar_suspend_the_notice_carries_the_advice() {
+    let own = priced("own", TB, "5", Some("3"));
+    let mut world = over_every_month(own, vec![priced("big", 5 * TB, "6", None)]);
+    world.forget_events().uses(760 * GB);
+    let EventKind::Notice { message, .. } = &world.told("notice")[0].kind else {
+        panic!("a notice");
+    };
+    assert!(message.contains("a bigger plan is cheaper"), "{message}");
+}
+
+#[test]
+fn calendar_suspend_who_is_over_in_few_months_is_advised_nothing() {
+    let mut world = World::of(calendar_suspend(), "2026-01-01");
+    world.moves("2026-02-01", 1_200 * GB);
+    for month in 3..=5 {
+        world.moves(&format!("2026-{month:02}-01"), 100 * GB);
+    }
+    assert_eq!(world.engine.offer(&m(), world.now).unwrap().advice, None);
 }
 
 // 5. cdn limit

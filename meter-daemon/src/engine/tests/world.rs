@@ -279,8 +279,10 @@ pub(super) fn m() -> MachineId {
     "m".into()
 }
 
+const KEPT_HOURS: SignedDuration = SignedDuration::from_hours(80);
+
 /// What the ledger would keep, and give back at a start.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Ledger {
     machines: BTreeMap<MachineId, (String, Running)>,
     accounts: BTreeMap<AccountId, String>,
@@ -290,7 +292,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    fn record(&mut self, engine: &Engine, observation: &Observation, changes: Changes) {
+    pub(super) fn record(&mut self, engine: &Engine, observation: &Observation, changes: Changes) {
         for change in changes.machines {
             let known = self.machines.remove(&change.machine);
             let state = change.state.or(known.map(|(state, _)| state));
@@ -311,7 +313,16 @@ impl Ledger {
         let Some(zone) = engine.zone(&sample.machine) else {
             return;
         };
-        let (mut cut, mut before) = (sample.from, Traffic::ZERO);
+        if sample.traffic.is_zero() {
+            return;
+        }
+        // Nobody asks for hours before those that `kept` gives back.
+        let oldest = sample.from.max(sample.to - KEPT_HOURS);
+        let before = arrived_traffic(sample.traffic, sample.from, sample.to, oldest);
+        let (mut cut, mut before) = match oldest > sample.from {
+            true => (oldest, before),
+            false => (sample.from, Traffic::ZERO),
+        };
         loop {
             let offset = i64::from(zone.to_offset(cut).seconds());
             let second = cut.as_second();
@@ -336,12 +347,17 @@ impl Ledger {
         }
     }
 
+    /// All but the hours, for comparing two runs of one history.
+    pub(super) fn states(&self) -> impl PartialEq + '_ {
+        (&self.machines, &self.accounts, &self.node, &self.closed)
+    }
+
     pub(super) fn kept(&self) -> Kept {
         let machines = self.machines.iter().map(|(machine, (state, running))| {
-            let hours = self.hours.iter().filter(|((whose, start), traffic)| {
-                let oldest = running.measured_to - SignedDuration::from_hours(80);
-                whose == machine && *start >= oldest && !traffic.is_zero()
-            });
+            let oldest = running.measured_to - KEPT_HOURS;
+            let span = (machine.clone(), oldest)..=(machine.clone(), Timestamp::MAX);
+            let hours = self.hours.range(span);
+            let hours = hours.filter(|(_, traffic)| !traffic.is_zero());
             KeptMachine {
                 machine: machine.clone(),
                 state: state.clone(),

@@ -29,7 +29,7 @@ pub(super) struct Node {
     /// Of a class: the handle of its leaf qdisc (`tcm_info`).
     pub(super) leaf: u32,
     /// TCA_OPTIONS, as the kernel dumps it and takes it.
-    #[serde(with = "hex")]
+    #[serde(with = "crate::host::hex")]
     pub(super) options: Vec<u8>,
     /// Whether the sizes of packets are corrected by a table, which is not dumped.
     #[serde(skip)]
@@ -213,29 +213,5 @@ impl std::fmt::Display for Handle {
             INGRESS => f.write_str("ingress"),
             handle => write!(f, "{:x}:{:x}", handle >> 16, handle & 0xffff),
         }
-    }
-}
-
-/// Bytes as text in JSON.
-mod hex {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        serializer.serialize_str(&text)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(source: D) -> Result<Vec<u8>, D::Error> {
-        let text = String::deserialize(source)?;
-        (0..text.len())
-            .step_by(2)
-            .map(|at| {
-                text.get(at..at + 2)
-                    .and_then(|digits| u8::from_str_radix(digits, 16).ok())
-                    .ok_or_else(|| {
-                        D::Error::custom("expected an even number of hexadecimal digits")
-                    })
-            })
-            .collect()
     }
 }

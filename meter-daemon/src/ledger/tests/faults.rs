@@ -373,3 +373,49 @@ fn verify_names_the_first_row_that_is_not_the_sum_of_its_parts() {
         assert!(difference.to_string().contains("of m"), "{difference}");
     }
 }
+
+#[test]
+fn a_log_that_is_deleted_while_in_use_is_saved_and_another_is_begun() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+    let log = directory.path().join("ledger.db-wal");
+    for index in 0..6 {
+        ledger.record(&minute(index)).unwrap();
+        if index % 2 == 0 {
+            // Whatever is in it was acknowledged.
+            fs::remove_file(&log).unwrap();
+        }
+        assert_eq!(ledger.was_reopened(), index % 2 == 1);
+    }
+    let reader = ledger.reader().unwrap();
+    assert_eq!(
+        total(&reader, "m2", Resolution::Minute),
+        moved(18_000, 0, 0)
+    );
+    assert_eq!(reader.verify().unwrap().difference, None);
+    // As a power cut leaves it: nothing is closed in good order.
+    let after = tempfile::tempdir().unwrap();
+    for name in ["ledger.db", "ledger.db-wal"] {
+        fs::copy(directory.path().join(name), after.path().join(name)).unwrap();
+    }
+    let expected = [6_000, 12_000, 18_000].map(|bytes| moved(bytes, 0, 0));
+    assert_eq!(cursors(after.path()), expected);
+}
+
+#[test]
+fn a_deleted_ledger_is_whole_in_the_file_that_is_still_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+    ledger.record(&minute(0)).unwrap();
+    let path = directory.path().join("ledger.db");
+    // Another name for it, as /proc/PID/fd has one.
+    let open = directory.path().join("open");
+    fs::hard_link(&path, &open).unwrap();
+    fs::remove_file(&path).unwrap();
+    let refused = ledger.record(&minute(1)).unwrap_err();
+    assert!(refused.to_string().contains("/proc/"), "{refused}");
+    let after = tempfile::tempdir().unwrap();
+    fs::copy(&open, after.path().join("ledger.db")).unwrap();
+    let expected = [1_000, 2_000, 3_000].map(|bytes| moved(bytes, 0, 0));
+    assert_eq!(cursors(after.path()), expected);
+}

@@ -5,6 +5,7 @@ mod conservation;
 mod crash;
 mod faults;
 mod measure;
+mod power;
 mod released;
 mod round_trip;
 mod seeds;

@@ -25,9 +25,20 @@ impl Checks {
         });
     }
 
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// How many do not hold.
     pub(crate) fn failed(&self) -> usize {
         self.0.iter().filter(|check| !check.holds).count()
+    }
+
+    /// Notes that one figure is exactly the other.
+    pub(crate) fn same<T: PartialEq + ToString>(&mut self, what: &str, expected: T, found: T) {
+        let holds = expected == found;
+        self.note(what, &expected.to_string(), &found.to_string(), holds);
     }
 
     /// Shows them.

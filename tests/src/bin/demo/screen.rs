@@ -1,4 +1,4 @@
-//! What the demonstration looks like: aligned, at most 80 columns, in colour and with lines
+//! What the demonstration looks like: aligned, at most 92 columns, in colour and with lines
 //! that move on a terminal only.
 
 use std::{
@@ -14,7 +14,7 @@ pub(crate) struct Screen {
 }
 
 /// What a line is as wide as at most.
-const COLUMNS: usize = 80;
+const COLUMNS: usize = 92;
 /// Of that, what is said first of each.
 const WHAT: usize = 13;
 /// And what remains for the text.
@@ -56,6 +56,11 @@ impl Screen {
         }
     }
 
+    /// The clock begins anew.
+    pub(crate) fn restart(&mut self) {
+        self.start = Instant::now();
+    }
+
     pub(crate) fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
@@ -74,6 +79,25 @@ impl Screen {
         self.write(&format!("{text}\n"), false);
     }
 
+    /// A sentence of somebody else's, wrapped.
+    pub(crate) fn sentence(&mut self, text: &str) {
+        let lines = wrapped(text, COLUMNS - 4);
+        self.plain(&format!("  {}", lines.join("\n    ")));
+    }
+
+    /// A line of somebody else's, cut where it would not fit.
+    pub(crate) fn cut(&mut self, text: &str) {
+        let fits = text.chars().count() <= COLUMNS;
+        let short: String = text.chars().take(COLUMNS - 1).collect();
+        self.plain(&if fits { text.to_owned() } else { short + "…" });
+    }
+
+    /// Between two stories.
+    pub(crate) fn rule(&mut self) {
+        let rule = self.paint(Paint::Dim, &"─".repeat(COLUMNS));
+        self.plain(&format!("\n{rule}\n"));
+    }
+
     /// The beginning of an act.
     pub(crate) fn act(&mut self, text: &str) {
         let title = self.paint(Paint::Bold, text);
@@ -89,7 +113,7 @@ impl Screen {
     /// Something that was said now, at whatever length.
     pub(crate) fn said(&mut self, what: &str, paint: Paint, text: &str) {
         let indent = format!("\n{}", " ".repeat(COLUMNS - TEXT));
-        self.now(what, paint, &wrapped(text).join(&indent));
+        self.now(what, paint, &wrapped(text, TEXT).join(&indent));
     }
 
     /// Something that goes on: the next line takes its place, on a terminal.
@@ -128,12 +152,12 @@ impl Screen {
     }
 }
 
-/// In lines of at most [`TEXT`].
-fn wrapped(text: &str) -> Vec<String> {
+/// In lines of at most so many columns.
+fn wrapped(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let last = lines.last_mut().filter(|line| {
-            line.is_empty() || line.chars().count() + 1 + word.chars().count() <= TEXT
+            line.is_empty() || line.chars().count() + 1 + word.chars().count() <= columns
         });
         match last {
             Some(line) if line.is_empty() => line.push_str(word),
@@ -144,69 +168,18 @@ fn wrapped(text: &str) -> Vec<String> {
     lines
 }
 
-/// `30.5 MB`
-pub(crate) fn volume(bytes: u64) -> String {
-    scaled(bytes, &["B", "kB", "MB", "GB", "TB"])
-}
-
-/// `57.9 kbit/s`
-pub(crate) fn rate(bits: f64) -> String {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a rate is positive and small beside 2^63"
-    )]
-    let bits = bits as u64;
-    scaled(bits, &["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"])
-}
-
-fn scaled(value: u64, units: &[&str]) -> String {
-    let mut power = 0;
-    let mut tenths = u128::from(value) * 10;
-    while tenths >= 10_000 && power + 1 < units.len() {
-        tenths /= 1000;
-        power += 1;
-    }
-    if power == 0 {
-        format!("{value} {}", units[0])
-    } else {
-        format!("{}.{} {}", tenths / 10, tenths % 10, units[power])
-    }
-}
-
-/// `312 ms`
-pub(crate) fn time(duration: Duration) -> String {
-    let micros = duration.as_micros();
-    if micros < 10_000 {
-        format!("{}.{} ms", micros / 1000, micros % 1000 / 100)
-    } else {
-        format!("{} ms", micros / 1000)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_is_said_is_wrapped_between_words() {
-        assert_eq!(wrapped(""), [""]);
-        assert_eq!(wrapped("a few words"), ["a few words"]);
-        let lines = wrapped(&"abcd ".repeat(25));
+        assert_eq!(wrapped("", TEXT), [""]);
+        assert_eq!(wrapped("a few words", TEXT), ["a few words"]);
+        let lines = wrapped(&"abcd ".repeat(25), TEXT);
         assert_eq!(
             lines.iter().map(|line| line.len()).collect::<Vec<_>>(),
-            [54, 54, 14]
+            [64, 59]
         );
-    }
-
-    #[test]
-    fn figures_have_one_digit_behind_the_point_and_the_unit_that_fits() {
-        assert_eq!(volume(999), "999 B");
-        assert_eq!(volume(1_000), "1.0 kB");
-        assert_eq!(volume(30_560_000), "30.5 MB");
-        assert_eq!(rate(57_900.0), "57.9 kbit/s");
-        assert_eq!(rate(2.5e9), "2.5 Gbit/s");
-        assert_eq!(time(Duration::from_micros(1_250)), "1.2 ms");
-        assert_eq!(time(Duration::from_millis(312)), "312 ms");
     }
 }

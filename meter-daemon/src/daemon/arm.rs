@@ -1,0 +1,378 @@
+//! The kernel's own limits, kept where the engine wants them: which of the program's entries is
+//! which machine's, what stands against it from the first packet, what its next boundaries are,
+//! and whose traffic is exempt.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
+};
+
+use ipnet::IpNet;
+use tracing::{debug, error};
+
+use super::{
+    enforce::Which,
+    limits::{Absolute, Account, Indices, Spent},
+    node::Node,
+    open::Failure,
+};
+use crate::{
+    engine::{
+        Boundary, Enforcement,
+        units::{Bytes, MachineId, Traffic},
+    },
+    host::{
+        error::HostError,
+        limits::{ArmedBoundary, ExemptWhenSuspended, Then},
+        reached::{LimitEvent, LimitEvents},
+    },
+    ledger::{Slot, SlotRecord},
+};
+
+/// What the daemon knows of the program's entries of machines.
+#[derive(Debug, Default)]
+pub(crate) struct Arms {
+    pub(super) indices: Indices,
+    accounts: BTreeMap<MachineId, Account>,
+    /// Prefixes by group, as the program has them.
+    groups: BTreeMap<u32, Vec<IpNet>>,
+    /// Whether groups of an earlier run have been looked for.
+    knows_groups: bool,
+}
+
+impl Arms {
+    /// These bytes of the counters are in the ledger now.
+    pub(super) fn took(&mut self, traffic: &BTreeMap<MachineId, Traffic>) {
+        for (machine, traffic) in traffic {
+            if let Some(account) = self.accounts.get_mut(machine) {
+                account.took(*traffic);
+            }
+        }
+    }
+}
+
+impl Node {
+    /// What the kernel program says of limits that are reached.
+    pub(super) fn limit_events(&mut self) -> Result<LimitEvents, Failure> {
+        let events = self.programs.limit_events()?;
+        events.ok_or_else(|| listening(io::Error::other("somebody in this process does already")))
+    }
+
+    /// The entry that all of the machine's interfaces share.
+    pub(super) fn machine_entry(&mut self, machine: &MachineId) -> Result<u32, HostError> {
+        let (index, is_new) = self.arms.indices.take(machine);
+        if is_new {
+            // Whoever had it before left its limits there.
+            self.programs.limits_mut().reset(index)?;
+        }
+        Ok(index)
+    }
+
+    /// As above; without one the interface is metered, and its machine's limits are the poll's.
+    pub(super) fn entry_before_attach(&mut self, record: &SlotRecord) -> u32 {
+        match self.machine_entry(&record.machine) {
+            Ok(index) => index,
+            Err(failure) => {
+                error!(interface = record.name, machine = %record.machine, "{failure}");
+                meter_common::NO_MACHINE
+            }
+        }
+    }
+
+    /// An interface's entry as an earlier run left it: its machine's, or it is put right.
+    pub(super) fn adopt_entry(&mut self, slot: Slot, index: u32) -> Result<(), HostError> {
+        let Some(machine) = self.slots.get(slot).map(|record| record.machine.clone()) else {
+            return Ok(());
+        };
+        if self.arms.indices.adopt(&machine, index) {
+            return Ok(());
+        }
+        let index = self.machine_entry(&machine)?;
+        self.programs.set_machine(slot.0, index)
+    }
+
+    /// The entries of machines that have no interface any more can be others'.
+    pub(super) fn release_entries(&mut self) {
+        let present: BTreeSet<MachineId> = self
+            .slots
+            .iter()
+            .map(|record| record.machine.clone())
+            .collect();
+        self.arms
+            .accounts
+            .retain(|machine, _| present.contains(machine));
+        for index in self.arms.indices.keep(&present) {
+            if let Err(failure) = self.programs.limits_mut().reset(index) {
+                error!("{failure}");
+            }
+        }
+    }
+
+    /// What every machine has spent that is counted, to be looked at around a reading.
+    pub(super) fn spent(&self) -> BTreeMap<MachineId, Spent> {
+        let spent = |machine: &MachineId| {
+            let index = self.arms.indices.get(machine)?;
+            let spent = self.programs.limits().spent(index).ok()?;
+            Some([spent.received.0, spent.sent.0])
+        };
+        self.arms
+            .accounts
+            .keys()
+            .filter_map(|machine| Some((machine.clone(), spent(machine)?)))
+            .collect()
+    }
+
+    /// A reading was taken in that began after `before` was looked at.
+    pub(super) fn compare_spent(&mut self, before: &BTreeMap<MachineId, Spent>) {
+        let after = self.spent();
+        for (machine, account) in &mut self.arms.accounts {
+            if let (Some(before), Some(after)) = (before.get(machine), after.get(machine)) {
+                account.look(*before, *after);
+            }
+        }
+    }
+
+    /// Arms every machine's limits as they follow from what is in the ledger. True where a
+    /// machine is counted only from now on: its limits wait for the next reading.
+    pub(super) fn arm(&mut self) -> bool {
+        let now = self.now();
+        let machines: BTreeSet<MachineId> = self
+            .slots
+            .iter()
+            .filter(|record| !self.closing.contains(&record.counter.slot))
+            .map(|record| record.machine.clone())
+            .collect();
+        let mut again = false;
+        for machine in machines {
+            let Some(index) = self.arms.indices.get(&machine) else {
+                continue;
+            };
+            let boundaries = if self.config.dry_run {
+                Vec::new()
+            } else {
+                self.engine.boundaries(&machine, now)
+            };
+            let what = format!("limits of {machine}");
+            match self.arm_one(&machine, index, &boundaries) {
+                Ok(is_new) => {
+                    again |= is_new;
+                    self.tally.say_again(&what);
+                }
+                Err(failure) => {
+                    self.tally.enforcement_failures += 1;
+                    if self.tally.say_once(what) {
+                        error!(machine = %machine, "{failure}");
+                    }
+                }
+            }
+        }
+        again
+    }
+
+    fn arm_one(
+        &mut self,
+        machine: &MachineId,
+        index: u32,
+        boundaries: &[Boundary],
+    ) -> Result<bool, HostError> {
+        let standing = standing(self.wanted(machine));
+        let is_new = !boundaries.is_empty() && !self.arms.accounts.contains_key(machine);
+        if is_new {
+            self.programs.limits_mut().start_counting(index)?;
+            self.arms
+                .accounts
+                .insert(machine.clone(), Account::default());
+        }
+        let account = self.arms.accounts.get(machine);
+        let mut armed = Vec::with_capacity(2);
+        for boundary in boundaries {
+            let (Some(then), Some(account)) = (then(boundary.then), account) else {
+                continue;
+            };
+            let Some(absolute) = account.absolute(boundary.left) else {
+                // Not looked at since we started: what is armed there stays.
+                return Ok(true);
+            };
+            armed.push(at(absolute, then));
+        }
+        let limits = match (standing, armed.as_slice()) {
+            // What stands already is one of the two; of two that follow, the harder.
+            (Some(standing), following) => [Some(standing), following.last().copied()],
+            (None, [first, second, ..]) => [Some(*first), Some(*second)],
+            (None, [only]) => [Some(*only), None],
+            (None, []) => [None, None],
+        };
+        self.programs.limits_mut().arm(index, limits)?;
+        Ok(is_new)
+    }
+
+    /// The kernel stopped or slowed machines by itself: what follows is recorded and done.
+    pub(super) async fn reached(&mut self, events: &[LimitEvent]) {
+        let limits = self.programs.limits();
+        let in_force = |event: &&LimitEvent| {
+            limits
+                .arming(event.machine)
+                .is_ok_and(|arming| arming == event.arming)
+        };
+        let Some(event) = events.iter().find(in_force) else {
+            // Of before a restart, or of limits that were replaced meanwhile.
+            return;
+        };
+        debug!(
+            machine = self
+                .arms
+                .indices
+                .machine(event.machine)
+                .map(tracing::field::display),
+            boundary = event.boundary,
+            "a limit in the kernel is reached"
+        );
+        match self.freshen().await {
+            Ok(()) => {}
+            Err(failure) => self.failed(&failure),
+        }
+    }
+
+    /// Tells the program whose traffic is exempt.
+    pub(super) fn exempt(&mut self) {
+        let mut wanted: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
+        let mut of: Vec<(u32, u32, ExemptWhenSuspended)> = Vec::new();
+        let mut lists: BTreeMap<Option<String>, u32> = BTreeMap::new();
+        for (machine, index) in self.arms.indices.iter() {
+            let plan = self.engine.plan(machine);
+            let name = plan.map(|plan| plan.name.to_string());
+            let group = *lists.entry(name).or_insert_with(|| {
+                let of_plan = plan.map_or(&[][..], |plan| &plan.exempt);
+                let prefixes: BTreeSet<IpNet> =
+                    self.config.exempt.iter().chain(of_plan).copied().collect();
+                let prefixes: Vec<IpNet> = prefixes.into_iter().collect();
+                let group = group(&prefixes);
+                if group != meter_common::NO_GROUP {
+                    wanted.insert(group, prefixes);
+                }
+                group
+            });
+            let passes = plan.is_some_and(|plan| plan.exempt_when_suspended);
+            let when_suspended = match passes {
+                true => ExemptWhenSuspended::Passes,
+                false => ExemptWhenSuspended::Stopped,
+            };
+            of.push((index, group, when_suspended));
+        }
+        let outcome = self.set_exempt(&wanted, &of);
+        match outcome {
+            Ok(()) => self.tally.say_again("exempt"),
+            Err(failure) => {
+                self.tally.enforcement_failures += 1;
+                if self.tally.say_once("exempt".to_owned()) {
+                    error!("exempt prefixes: {failure}");
+                }
+            }
+        }
+    }
+
+    /// New groups first, then who is in which, then the groups that nobody is in: at each
+    /// moment a machine's prefixes are the old ones or the new.
+    fn set_exempt(
+        &mut self,
+        wanted: &BTreeMap<u32, Vec<IpNet>>,
+        of: &[(u32, u32, ExemptWhenSuspended)],
+    ) -> Result<(), HostError> {
+        for (group, prefixes) in wanted {
+            if self.arms.groups.get(group) != Some(prefixes) {
+                self.programs.set_exempt_prefixes(*group, prefixes)?;
+                self.arms.groups.insert(*group, prefixes.clone());
+            }
+        }
+        for (index, group, when_suspended) in of {
+            self.programs
+                .limits_mut()
+                .set_exempt_group(*index, *group, *when_suspended)?;
+        }
+        let mut present: BTreeSet<u32> = self.arms.groups.keys().copied().collect();
+        if !self.arms.knows_groups {
+            present.extend(self.programs.exempt_groups()?);
+            self.arms.knows_groups = true;
+        }
+        for group in present {
+            if wanted.contains_key(&group) {
+                continue;
+            }
+            self.programs.set_exempt_prefixes(group, &[])?;
+            self.arms.groups.remove(&group);
+        }
+        Ok(())
+    }
+
+    /// Applies what is wanted; machines that are counted only from now on get their limits by
+    /// another reading.
+    pub(super) async fn arm_and_apply(&mut self, which: Which) {
+        if self.arm() {
+            match self.measure().await {
+                Ok(()) => {
+                    self.arm();
+                }
+                Err(failure) => self.failed(&failure),
+            }
+        }
+        self.apply_to(which).await;
+    }
+}
+
+pub(super) fn listening(error: io::Error) -> Failure {
+    Failure::System {
+        attempt: "listening to the kernel program",
+        error,
+    }
+}
+
+/// What stands against a machine from the first packet, whatever else there is: also on an
+/// interface that no shaper stands on, or none yet.
+fn standing(wanted: Enforcement) -> Option<ArmedBoundary> {
+    let then = match wanted {
+        Enforcement::Throttle(rate) => Then::Police(rate),
+        Enforcement::Suspend => Then::Suspended,
+        Enforcement::Cap {
+            remaining: Bytes::ZERO,
+        } => Then::Capped,
+        Enforcement::None | Enforcement::Cap { .. } => return None,
+    };
+    Some(at(
+        Absolute {
+            sum: Some(0),
+            ..Absolute::default()
+        },
+        then,
+    ))
+}
+
+fn then(enforcement: Enforcement) -> Option<Then> {
+    match enforcement {
+        Enforcement::Throttle(rate) => Some(Then::Police(rate)),
+        Enforcement::Suspend => Some(Then::Suspended),
+        Enforcement::Cap { .. } => Some(Then::Capped),
+        Enforcement::None => None,
+    }
+}
+
+fn at(absolute: Absolute, then: Then) -> ArmedBoundary {
+    ArmedBoundary {
+        sum: absolute.sum.map(Bytes),
+        received: absolute.received.map(Bytes),
+        sent: absolute.sent.map(Bytes),
+        then,
+    }
+}
+
+/// The number of a list of prefixes: the same list has the same one, so that a list that is
+/// changed is another group, and no packet sees it half changed.
+fn group(prefixes: &[IpNet]) -> u32 {
+    if prefixes.is_empty() {
+        return meter_common::NO_GROUP;
+    }
+    let mut hasher = DefaultHasher::new();
+    prefixes.hash(&mut hasher);
+    let [low @ .., _, _, _, _] = hasher.finish().to_le_bytes();
+    u32::from_le_bytes(low).max(meter_common::NO_GROUP + 1)
+}

@@ -1,0 +1,103 @@
+//! Whether what is open is still what stands under its name. A file that was moved or deleted
+//! takes writes without a word, and nobody finds them again.
+
+use std::{fs, io, mem, os::unix::fs::MetadataExt as _, path::Path};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::{Ledger, LedgerError, file};
+
+/// A file's device and inode.
+type Identity = (u64, u64);
+
+/// The ledger and its log, as they stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    ledger: Option<Identity>,
+    /// Absent until SQLite makes it.
+    log: Option<Identity>,
+}
+
+impl Standing {
+    /// What stands there now.
+    pub(super) fn of(file: &Path) -> Result<Self, LedgerError> {
+        Ok(Self {
+            ledger: identity(file)?,
+            log: identity(&log_of(file))?,
+        })
+    }
+}
+
+fn log_of(file: &Path) -> std::path::PathBuf {
+    file.with_extension("db-wal")
+}
+
+fn identity(file: &Path) -> Result<Option<Identity>, LedgerError> {
+    match fs::metadata(file) {
+        Ok(metadata) => Ok(Some((metadata.dev(), metadata.ino()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(LedgerError::io("looking at the ledger", file, &error)),
+    }
+}
+
+impl Ledger {
+    /// Looks before a write. A ledger that is gone is an error; a log that was deleted is
+    /// emptied into the ledger, and a new one begun.
+    ///
+    /// Whichever it is, what was acknowledged is first moved into the ledger file, so that it
+    /// is whole for whoever puts it back.
+    pub(super) fn stand(&mut self) -> Result<(), LedgerError> {
+        let now = Standing::of(&self.file)?;
+        if now.ledger.is_none() || now.ledger != self.open.ledger {
+            self.checkpoint()?;
+            return Err(LedgerError::Moved {
+                file: self.file.clone(),
+            });
+        }
+        if self.open.log.is_none() {
+            self.open.log = now.log;
+        }
+        if now.log == self.open.log {
+            return Ok(());
+        }
+        self.empty_log()?;
+        self.reopen()?;
+        tracing::warn!(
+            "the ledger's log {} was deleted or replaced while it was in use; all that was in it is \
+             in the ledger now, and a new one was begun. Nothing was lost",
+            log_of(&self.file).display()
+        );
+        Ok(())
+    }
+
+    /// Everything from the log into the ledger, or an error.
+    fn empty_log(&mut self) -> Result<(), LedgerError> {
+        let busy: bool = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+            .map_err(|error| self.failed("emptying a deleted log into the ledger", &error))?;
+        if busy {
+            return Err(LedgerError::Locked {
+                attempt: "emptying a deleted log into the ledger",
+                file: self.file.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The same ledger by a new connection: only that makes a new log.
+    fn reopen(&mut self) -> Result<(), LedgerError> {
+        // The old one first, or the new one would share its idea of the log.
+        let nothing = Connection::open_in_memory()
+            .map_err(|error| self.failed("opening the ledger again", &error))?;
+        // Should it fail from here on, this is no log's, and the next write tries again.
+        self.open.log = Some((0, 0));
+        drop(mem::replace(&mut self.connection, nothing));
+        let mut connection = file::connect(&self.file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        file::prepare(&mut connection, &self.file)?;
+        self.connection = connection;
+        self.open = Standing::of(&self.file)?;
+        self.reopened = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! Policing to a rate where no shaper stands.
+
+use std::{
+    net::UdpSocket,
+    time::{Duration, Instant},
+};
+
+use meter_daemon::{
+    engine::units::BitsPerSecond,
+    host::{limits::Then, programs::Shaper},
+};
+use meter_tests::{
+    Context,
+    links::{self, Switch},
+    topology::Party,
+    traffic::{Bulk, ping},
+};
+
+use crate::{
+    arena::{Guest, arena, both, ifindex},
+    limits::{FRAME, MACHINE, at, is_sent, sends, under_limits},
+};
+
+/// A boundary that is reached from the start.
+const NOTHING: u64 = 0;
+
+/// Sends datagrams with so much payload for a time, as fast as it can.
+fn flood(from: &Party, to: &Party, payload: usize, time: Duration) {
+    let flood = || {
+        let socket = UdpSocket::bind((from.v4, 0)).could_not(|| "bind")?;
+        socket.connect((to.v4, 9)).could_not(|| "connect")?;
+        let payload = vec![0; payload];
+        let start = Instant::now();
+        while start.elapsed() < time {
+            // Dropped on the way out, or answered with an error: all the same.
+            for _ in 0..50 {
+                drop(socket.send(&payload));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    };
+    from.namespace.run(flood).unwrap();
+}
+
+#[test]
+fn each_direction_gets_the_rate_three_quarters_of_it_for_bulk() {
+    arena(|arena| {
+        let guests = [1, 2].map(|number| Guest::new(arena, number));
+        let mut programs = arena.open();
+        for (slot, guest) in (0..).zip(&guests) {
+            under_limits(&mut programs, guest, slot);
+        }
+        let rate = 800_000;
+        let limit = at(NOTHING, Then::Police(BitsPerSecond(8 * rate)));
+        programs
+            .limits_mut()
+            .arm(MACHINE, [Some(limit), None])
+            .unwrap();
+        for (payload, share) in [(1000, rate * 3 / 4), (100, rate / 4)] {
+            let before = [0, 1].map(|slot| both(&programs, slot));
+            let start = Instant::now();
+            // Over both interfaces at once, both ways.
+            std::thread::scope(|scope| {
+                for guest in &guests {
+                    for [from, to] in [[&guest.party, &guest.host], [&guest.host, &guest.party]] {
+                        scope.spawn(|| flood(from, to, payload, Duration::from_secs(2)));
+                    }
+                }
+            });
+            let took = start.elapsed();
+            let after = [0, 1].map(|slot| both(&programs, slot));
+            for direction in [0, 1] {
+                let grown = |of: fn(&meter_common::Counters) -> u64| -> u64 {
+                    let growth =
+                        |slot: usize| of(&after[slot][direction]) - of(&before[slot][direction]);
+                    growth(0) + growth(1)
+                };
+                let bytes = grown(|counters| counters.bytes);
+                let dropped = grown(|counters| counters.dropped_throttled);
+                let seconds = bytes as f64 / share as f64;
+                println!(
+                    "{payload} bytes, direction {direction}: as much as its share of the rate gives in {seconds:.2} s passed in {took:?}, {dropped} bytes did not"
+                );
+                // A second of it may have been saved up.
+                let took = took.as_secs_f64();
+                assert!(seconds > 0.95 * took && seconds < took + 1.1, "{seconds}");
+                assert!(dropped > bytes, "{dropped}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_a_shaper_takes_is_not_policed() {
+    arena(|arena| {
+        let guest = Guest::new(arena, 1);
+        let mut programs = arena.open();
+        under_limits(&mut programs, &guest, 0);
+        let limit = at(NOTHING, Then::Police(BitsPerSecond(8)));
+        programs
+            .limits_mut()
+            .arm(MACHINE, [Some(limit), None])
+            .unwrap();
+        sends(&guest, 9);
+        is_sent(&guest, 9);
+        let frames = |counters: meter_common::Counters| counters.bytes / FRAME;
+        assert_eq!(both(&programs, 0).map(frames), [1, 1]);
+        // Without an IFB only what the guest receives is shaped.
+        let mut shaper = Shaper {
+            major: 1,
+            ifb_ifindex: 0,
+        };
+        programs.set_shaper(guest.ifindex, 0, Some(shaper)).unwrap();
+        sends(&guest, 9);
+        is_sent(&guest, 9);
+        assert_eq!(both(&programs, 0).map(frames), [10, 1]);
+        links::ifb("shaped").unwrap();
+        links::up("shaped").unwrap();
+        shaper.ifb_ifindex = ifindex("shaped");
+        programs.set_shaper(guest.ifindex, 0, Some(shaper)).unwrap();
+        sends(&guest, 9);
+        is_sent(&guest, 9);
+        assert_eq!(both(&programs, 0).map(frames), [19, 10]);
+    });
+}
+
+#[test]
+fn tcp_gets_through_policing_and_a_ping_beside_it_is_answered() {
+    for segmentation in [Switch::On, Switch::Off] {
+        for receives in [true, false] {
+            arena(|arena| {
+                let guest = Guest::new(arena, 1);
+                let mut programs = arena.open();
+                under_limits(&mut programs, &guest, 0);
+                for party in [&guest.host, &guest.party] {
+                    party.segmentation(segmentation).unwrap();
+                }
+                let limit = at(NOTHING, Then::Police(BitsPerSecond(64_000)));
+                programs
+                    .limits_mut()
+                    .arm(MACHINE, [Some(limit), None])
+                    .unwrap();
+                let (from, to) = if receives {
+                    (&guest.host, &guest.party)
+                } else {
+                    (&guest.party, &guest.host)
+                };
+                let bulk = Bulk::start(from, to, 1).unwrap();
+                std::thread::sleep(Duration::from_secs(8));
+                let goodput = bulk.goodput(Duration::from_secs(15));
+                let pings = ping(&guest.party, guest.host.v4, 20, Duration::from_millis(200));
+                let pings = pings.unwrap();
+                let _ = bulk.stop();
+                println!(
+                    "GSO {segmentation:?}, guest {}: {:.1} kbit/s, {} of {} pings answered, median {:?}",
+                    if receives { "receives" } else { "sends" },
+                    goodput / 1000.0,
+                    pings.answered.len(),
+                    pings.asked,
+                    pings.median(),
+                );
+                assert_eq!(pings.answered.len(), pings.asked);
+                assert!(goodput < 64_000.0);
+            });
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Policing to a rate: what a machine gets between the packet that reached its boundary and
+//! the shaper that the daemon puts up, and for good where none can stand.
+//!
+//! Each direction has a virtual clock (the generic cell rate algorithm, ITU-T I.371): a
+//! packet that finds it not ahead of the time passes and sets it forward by as long as its
+//! bytes take at the rate. Small packets (an interactive flow, acknowledgements, what keeps a
+//! link alive) have a quarter of the rate for themselves: bulk that is stopped for seconds by
+//! one long packet must not stop them, too.
+
+use core::sync::atomic::AtomicU64;
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use meter_common::Machine;
+
+use crate::atomic;
+
+/// Frames of less than this are small: 256 bytes of IP, as in a shaper's classes.
+const SMALL: u32 = 256 + 14;
+/// Small packets have this part of the rate.
+const SMALL_SHARE: u64 = 4;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// So much of its rate may a silent machine save up, in nanoseconds. It is what keeps TCP
+/// going: with less than a few segments at a rate of 64 kbit/s, one that is lost is seldom
+/// followed by those that would say so, and the sender waits longer and longer.
+const BURST: u64 = SECOND;
+
+/// Whether a packet of a machine passes at this rate, in bytes a second.
+#[inline(always)]
+pub fn conforms<const SENT: bool>(machine: &Machine, rate: u64, bytes: u64, len: u32) -> bool {
+    let direction = SENT as usize;
+    let small = rate / SMALL_SHARE;
+    if len < SMALL {
+        passes(&machine.small_clock[direction], small, bytes)
+    } else {
+        passes(&machine.bulk_clock[direction], rate - small, bytes)
+    }
+}
+
+#[inline(always)]
+fn passes(clock: &AtomicU64, rate: u64, bytes: u64) -> bool {
+    // SAFETY: takes nothing and gives a number.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let at = atomic::load(clock);
+    if at > now {
+        return false;
+    }
+    // At no rate at all nothing passes.
+    let Some(takes) = (bytes * SECOND).checked_div(rate) else {
+        return false;
+    };
+    let earliest = now.saturating_sub(BURST);
+    // Another CPU that lets a packet pass at this very moment may lose its time here, once.
+    if at < earliest {
+        atomic::store(clock, earliest);
+    }
+    atomic::add(clock, takes);
+    true
+}

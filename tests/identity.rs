@@ -1,0 +1,114 @@
+//! Whose counter it is: a boot, a map set, a slot and a generation. Another one counts whole,
+//! however large it is; the same one counts what it grew by.
+
+use std::{fs, time::Duration};
+
+use meter_tests::{
+    Context, Result, links,
+    meterd::{Counted, End},
+    sandbox::Sandbox,
+    scene::{EVERY_TAP, MACHINE, Scene},
+    topology::Port,
+    traffic::ping,
+};
+use rustix::mount::mount_bind;
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+fn traffic(scene: &Scene<'_>, count: u16) -> Result<()> {
+    let world = scene.node.world.v4;
+    let pings = ping(&scene.guest.party, world, count, Duration::ZERO)?;
+    assert_eq!(pings.answered.len(), usize::from(count));
+    Ok(())
+}
+
+/// So many echo requests and answers, of 98 bytes each.
+fn pings(count: u64) -> Counted {
+    Counted {
+        received: 98 * count,
+        sent: 98 * count,
+    }
+}
+
+/// What a reboot does to what meterd sees: no maps, no taps, and another boot's name.
+fn reboot(scene: &mut Scene<'_>, sandbox: &Sandbox, name: &str) -> Result<()> {
+    fs::remove_dir_all(scene.meterd.pins()).could_not(|| "remove the pins")?;
+    links::delete("tap101i0")?;
+    let file = sandbox.root().join("boot_id");
+    fs::write(&file, format!("{name:-<36}\n")).could_not(|| "name a boot")?;
+    mount_bind(&file, BOOT_ID).could_not(|| "rename the boot")?;
+    scene.guest = scene.node.plug(Port::of(101))?;
+    Ok(())
+}
+
+#[test]
+fn after_a_reboot_a_counter_that_is_past_the_old_cursor_already_counts_whole() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let mut scene = Scene::set(sandbox, "")?;
+        traffic(&scene, 5)?;
+        scene.meterd.stop(End::Asked)?;
+        reboot(&mut scene, sandbox, "second")?;
+        // More than the old cursor, before the daemon is up, and more again behind it.
+        traffic(&scene, 40)?;
+        scene.meterd.start()?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(45));
+        traffic(&scene, 7)?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(52));
+
+        // A crash, and the next boot's counter stands exactly where the old cursor did.
+        scene.meterd.stop(End::Killed)?;
+        reboot(&mut scene, sandbox, "third")?;
+        traffic(&scene, 47)?;
+        scene.meterd.start()?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(99));
+        // And one that is far below it.
+        scene.meterd.stop(End::Asked)?;
+        reboot(&mut scene, sandbox, "fourth")?;
+        traffic(&scene, 1)?;
+        scene.meterd.start()?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(100));
+        let events = scene.meterd.json(&["events"])?.to_string();
+        assert!(events.contains("counter-ended") && !events.contains("counter-fell"));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_new_map_set_counts_from_zero_and_what_the_old_one_had_stays() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let mut scene = Scene::set(sandbox, "")?;
+        let mut counted = 0;
+        for end in [End::Asked, End::Asked] {
+            traffic(&scene, 9)?;
+            counted += 9;
+            assert_eq!(scene.meterd.counted(MACHINE)?, pings(counted));
+            scene.meterd.stop(end)?;
+            // Somebody removed the pins: the programs are gone with them.
+            fs::remove_dir_all(scene.meterd.pins()).could_not(|| "remove the pins")?;
+            scene.meterd.start()?;
+            traffic(&scene, 30)?;
+            counted += 30;
+            assert_eq!(scene.meterd.counted(MACHINE)?, pings(counted));
+        }
+        let events = scene.meterd.json(&["events"])?.to_string();
+        assert!(events.contains("counter-ended"), "{events}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_kill_and_a_new_tap_of_the_same_name_are_another_counter() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let mut scene = Scene::prepare(sandbox, EVERY_TAP)?.started()?;
+        traffic(&scene, 9)?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(9));
+        scene.meterd.stop(End::Killed)?;
+        traffic(&scene, 4)?;
+        links::delete("tap101i0")?;
+        scene.guest = scene.node.plug(Port::of(101))?;
+        traffic(&scene, 20)?;
+        scene.meterd.start()?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(33));
+        Ok(())
+    })
+}

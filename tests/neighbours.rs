@@ -1,0 +1,429 @@
+//! What others do to the interfaces that meterd meters, by their own programs and in the
+//! order of the field: nftables rules on a tap, Proxmox VE's and libvirt's rate limits.
+
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    process::Command,
+    time::Duration,
+};
+
+use meter_tests::{
+    Context, Failure, Result,
+    foreign::{Filter, Place},
+    inspect::Hook,
+    links,
+    meterd::{End, Meterd},
+    needs,
+    sandbox::Sandbox,
+    scene::{MACHINE, Scene},
+    topology::{ETH, Party},
+    traffic::{Bulk, Tcp, ping},
+    wait::{self, Seen},
+};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(10);
+const WINDOW: Duration = Duration::from_secs(6);
+
+/// What moves at all is throttled.
+const STRICT: &str = "
+allowance = '1 kB'
+[[rule]]
+used = '105%'
+throttle = '64 kbit/s'
+";
+
+/// No poll comes to anybody's help while a test looks on.
+const TAPS: &str = r"
+poll-interval = '1h'
+[[discover]]
+interface = '^tap(?<machine>\d+)i\d+$'
+plan = 'strict'
+";
+
+fn metered(sandbox: &Sandbox) -> Result<Scene<'_>> {
+    let scene = Scene::prepare(sandbox, TAPS)?;
+    scene.meterd.write("plans/strict.toml", STRICT)?;
+    scene.started()
+}
+
+fn throttle(scene: &Scene<'_>) -> Result<()> {
+    Tcp::v4(10_000).run(&scene.guest.party, &scene.node.world)?;
+    scene
+        .meterd
+        .wait_for_state(MACHINE, "throttled", SOON)
+        .map(|_| ())
+}
+
+/// Runs somebody's command in the node's namespace: what it prints, if it succeeds.
+fn run(words: &str) -> Result<String> {
+    let mut parts = words.split_whitespace();
+    let program = parts.next().unwrap_or_default();
+    let output = Command::new(program)
+        .args(parts)
+        .output()
+        .could_not(|| format!("run {program}"))?;
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        return Ok(said(&output.stdout));
+    }
+    let errors = said(&output.stderr);
+    Err(Failure::new(format!("`{words}` failed: {errors}")))
+}
+
+fn until_said(meterd: &Meterd<'_>, event: &str, about: &str) -> Result<()> {
+    let said = |found: &Value| {
+        let detail = found["detail"].as_str().unwrap_or_default();
+        found["event"] == event && detail.contains(about)
+    };
+    let what = format!("an event {event} about {about}");
+    let seen = wait::until(&what, Duration::from_millis(50), SOON, || {
+        let events = meterd.events(MACHINE)?;
+        Ok(match events.iter().any(said) {
+            true => Seen::Yes(()),
+            false => Seen::NotYet(format!("{events:#?}")),
+        })
+    });
+    seen.map(|_| ())
+}
+
+const SPOOFED: Ipv4Addr = Ipv4Addr::new(10, 9, 66, 66);
+
+/// Small datagrams from an address that is not the guest's, slowly enough for a throttle.
+fn spoof(guest: &Party, world: &Party, datagrams: u32) -> Result<()> {
+    guest.namespace.run(|| {
+        let socket = UdpSocket::bind((SPOOFED, 0)).could_not(|| "bind")?;
+        for _ in 0..datagrams {
+            let sent = socket.send_to(&[0x5a; 40], (world.v4, 9));
+            sent.could_not(|| "send a datagram")?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    })
+}
+
+/// How many packets the only rule with a counter has dropped.
+fn dropped(chain: &str) -> Result<u64> {
+    let text = run(&format!("nft list chain {chain}"))?;
+    let after = text.split("counter packets ").nth(1).unwrap_or_default();
+    let number = after.split_whitespace().next().unwrap_or_default();
+    number
+        .parse()
+        .map_err(|_| Failure::new(format!("no counter in {text}")))
+}
+
+/// One command of somebody's, and what stands in for it where this kernel lacks a part of it.
+struct Step {
+    command: &'static str,
+    /// Whether it is an error of theirs when it fails: what is taken away may not be there.
+    must: bool,
+    instead: Option<&'static str>,
+}
+
+const fn may(command: &'static str) -> Step {
+    Step {
+        command,
+        must: false,
+        instead: None,
+    }
+}
+
+const fn must(command: &'static str) -> Step {
+    Step {
+        must: true,
+        ..may(command)
+    }
+}
+
+const fn or(command: &'static str, instead: &'static str) -> Step {
+    Step {
+        instead: Some(instead),
+        ..must(command)
+    }
+}
+
+/// Proxmox VE, `setup_tc_rate_limit` of PVE::Network (pve-common): whenever a NIC is plugged or
+/// edited; the second half only where it has a rate limit.
+const PROXMOX: [Step; 8] = [
+    may("tc class del dev DEV parent 1: classid 1:1"),
+    may("tc filter del dev DEV parent ffff: protocol all pref 50 u32"),
+    may("tc qdisc del dev DEV ingress"),
+    may("tc qdisc del dev DEV root"),
+    must("tc qdisc add dev DEV root handle 1: htb default 1"),
+    must("tc class add dev DEV parent 1: classid 1:1 htb rate 10485760bps burst 1048576b"),
+    must("tc qdisc add dev DEV handle ffff: ingress"),
+    or(
+        "tc filter add dev DEV parent ffff: prio 50 basic police rate 10485760bps burst 1048576b \
+         mtu 64kb drop",
+        "tc filter add dev DEV parent ffff: prio 50 protocol ip u32 match u32 0 0 flowid :1",
+    ),
+];
+
+/// libvirt, `virNetDevBandwidthSet` of src/util/virnetdevbandwidth.c: at a guest's start, and
+/// by `virsh domiftune`.
+const LIBVIRT: [Step; 8] = [
+    may("tc qdisc del dev DEV root"),
+    may("tc qdisc del dev DEV ingress"),
+    must("tc qdisc add dev DEV root handle 1: htb default 1"),
+    must("tc class add dev DEV parent 1: classid 1:1 htb rate 10240kbps quantum 873"),
+    or(
+        "tc qdisc add dev DEV parent 1:1 handle 2: sfq perturb 10",
+        "tc qdisc add dev DEV parent 1:1 handle 2: pfifo limit 127",
+    ),
+    or(
+        "tc filter add dev DEV parent 1:0 protocol all prio 1 handle 1 fw flowid 1",
+        "tc filter add dev DEV parent 1:0 protocol ip prio 1 u32 match mark 1 0xff flowid 1:1",
+    ),
+    must("tc qdisc add dev DEV ingress"),
+    or(
+        "tc filter add dev DEV parent ffff: protocol all u32 match u32 0 0 police rate 10240kbps \
+         burst 10240kb mtu 64kb drop flowid :1",
+        "tc filter add dev DEV parent ffff: protocol ip u32 match u32 0 0 flowid :1",
+    ),
+];
+
+/// Runs a sequence as its owner would; `kernel_lacks` remembers what needs a stand-in here.
+fn set_up(steps: &[Step], device: &str) -> Result<()> {
+    for step in steps {
+        let on = |command: &str| run(&command.replace("DEV", device));
+        let lacks = ["not found", "unknown", "Failed to load"];
+        let outcome = match (on(step.command), step.instead) {
+            (Err(failure), Some(instead))
+                if lacks
+                    .iter()
+                    .any(|words| failure.to_string().contains(words)) =>
+            {
+                on(instead)
+            }
+            (outcome, _) => outcome,
+        };
+        if step.must {
+            outcome?;
+        }
+    }
+    Ok(())
+}
+
+/// What tc shows of an interface, without its figures.
+fn shown(device: &str) -> Result<String> {
+    let all = ["qdisc", "class"].map(|what| run(&format!("tc {what} show dev {device}")));
+    let [qdiscs, classes] = all;
+    // How often a qdisc is referred to is no part of its settings.
+    Ok((qdiscs? + &classes?).replace("refcnt 2 ", ""))
+}
+
+const OURS: &str = "htb 6d74:";
+
+fn until_shown(device: &str, what: &str, holds: impl Fn(&str) -> bool) -> Result<Duration> {
+    let (_, took) = wait::until(what, Duration::from_millis(5), SOON, || {
+        let now = shown(device)?;
+        Ok(match holds(&now) {
+            true => Seen::Yes(()),
+            false => Seen::NotYet(now),
+        })
+    })?;
+    Ok(took)
+}
+
+/// spec: nothing of theirs fails before, during and after a throttle; ours is back when they
+/// are done, and what stands when we go is theirs as they left it.
+#[test]
+fn proxmoxs_and_libvirts_rate_limits_are_set_up_before_during_and_after_a_throttle() -> Result<()> {
+    if !needs::program("tc")? {
+        return Ok(());
+    }
+    for (who, steps, restorable) in [("Proxmox VE", &PROXMOX, true), ("libvirt", &LIBVIRT, false)] {
+        Sandbox::run(|sandbox| {
+            let device = "tap101i0";
+            let scene = metered(sandbox)?;
+            let begin = Bulk::start(&scene.node.world, &scene.guest.party, 1)?;
+            let said = |failure: Failure| Failure::new(format!("{who}: {failure}"));
+            // Before: on a metered interface, as often as they like.
+            for _ in 0..3 {
+                set_up(steps, device).map_err(said)?;
+            }
+            drop(begin);
+            let theirs = shown(device)?;
+            throttle(&scene)?;
+            if restorable {
+                until_shown(device, "our shaper", |shown| shown.contains(OURS))?;
+            }
+            // During: the NIC is edited, with a limit and without one.
+            for round in 0..10 {
+                set_up(steps, device)
+                    .map_err(|failure| Failure::new(format!("{who}, round {round}: {failure}")))?;
+                std::thread::sleep(Duration::from_millis(37 * round));
+            }
+            if restorable {
+                let took = until_shown(device, "our shaper again", |shown| shown.contains(OURS))?;
+                println!("{who}: our shaper is back {took:?} after their last command");
+                for step in &steps[..4] {
+                    drop(run(&step.command.replace("DEV", device)));
+                }
+                until_shown(device, "our shaper again", |shown| shown.contains(OURS))?;
+                set_up(steps, device).map_err(said)?;
+                until_shown(device, "our shaper again", |shown| shown.contains(OURS))?;
+            }
+            scene.meterd.text(&["lift", MACHINE])?;
+            // After: theirs, as they left it, and theirs to change.
+            until_shown(device, "theirs again", |shown| shown == theirs)?;
+            set_up(steps, device).map_err(said)?;
+            assert_eq!(shown(device)?, theirs, "{who}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// A guest that is throttled already is started: its hypervisor sets its interface up while
+/// we throttle it.
+#[test]
+fn a_throttled_machines_new_interface_is_set_up_by_its_hypervisor_undisturbed() -> Result<()> {
+    if !needs::program("tc")? {
+        return Ok(());
+    }
+    Sandbox::run(|sandbox| {
+        let scene = metered(sandbox)?;
+        throttle(&scene)?;
+        for round in 0..10_u8 {
+            let device = format!("tap101i{}", round + 1);
+            let end = |name| links::End { name, mac: None };
+            let guests = meter_tests::sandbox::Namespace::new()?;
+            links::veth(end(&device), end("eth0"), &guests)?;
+            std::thread::sleep(Duration::from_millis(20 * u64::from(round % 5)));
+            links::up(&device)?;
+            let steps = [&PROXMOX, &LIBVIRT][usize::from(round % 2)];
+            set_up(steps, &device)
+                .map_err(|failure| Failure::new(format!("round {round}: {failure}")))?;
+            if round % 2 == 0 {
+                until_shown(&device, "our shaper", |shown| shown.contains(OURS))?;
+            }
+            links::delete(&device)?;
+        }
+        Ok(())
+    })
+}
+
+/// What `doctor --json` says is on an interface.
+fn conflicts(meterd: &Meterd<'_>, interface: &str) -> Result<String> {
+    let all = meterd.json(&["doctor"])?;
+    let found = all["interfaces"].as_array().into_iter().flatten();
+    let one = found.into_iter().find(|one| one["interface"] == interface);
+    one.map(|one| one["conflicts"].to_string())
+        .ok_or_else(|| Failure::new(format!("doctor does not know {interface}: {all}")))
+}
+
+#[test]
+fn doctor_shows_what_others_have_put_on_interfaces_and_what_becomes_of_it() -> Result<()> {
+    if !needs::program("tc")? || !needs::program("nft")? || !needs::tcx()? {
+        return Ok(());
+    }
+    Sandbox::run(|sandbox| {
+        let mut scene = metered(sandbox)?;
+        assert_eq!(conflicts(&scene.meterd, "tap101i0")?, "[]");
+        let first = Filter::tcx("tap101i0", Hook::Sent, Place::First)?;
+        let last = Filter::tcx("tap101i0", Hook::Received, Place::Last)?;
+        run("nft add table netdev spoof")?;
+        run(
+            "nft add chain netdev spoof a { type filter hook ingress device tap101i0 priority 0 ; }",
+        )?;
+        run("tc qdisc add dev tap101i0 root handle 1: htb default 1")?;
+        run("tc class add dev tap101i0 parent 1: classid 1:1 htb rate 10mbit")?;
+        let found = conflicts(&scene.meterd, "tap101i0")?;
+        for part in [
+            "a root qdisc htb",
+            "put back as it was",
+            "nftables chain netdev spoof a",
+            "1 other tcx program(s) on what the guest sends, 1 of them before ours",
+            "1 other tcx program(s) on what the guest receives",
+        ] {
+            assert!(found.contains(part), "{part}: {found}");
+        }
+        set_up(&LIBVIRT, "tap101i0")?;
+        let found = conflicts(&scene.meterd, "tap101i0")?;
+        assert!(found.contains("could not be put back"), "{found}");
+        drop((first, last));
+
+        // The daemon's own circumstances, and those of the whole node.
+        let all = scene.meterd.json(&["doctor"])?;
+        let feature = |name: &str| {
+            let features = all["features"].as_array().into_iter().flatten();
+            let found = features.into_iter().find(|it| it["name"] == name);
+            found.map(|it| it["present"] == true)
+        };
+        for name in ["its capabilities", "its network", "its pins"] {
+            assert_eq!(feature(name), Some(true), "{name}: {all}");
+        }
+        assert_eq!(all["daemon"]["present"], true, "{all}");
+        let text = scene.meterd.text(&["doctor"])?;
+        assert!(text.contains("taps and veths are nobody's"), "{text}");
+
+        let status = |meterd: &Meterd<'_>| Ok::<_, Failure>(meterd.cli(&["doctor"])?.status.code());
+        assert_eq!(status(&scene.meterd)?, Some(0));
+        let nobody = scene.meterd.cli_without_privilege(&["doctor"])?;
+        assert_eq!(nobody.status.code(), Some(77), "{nobody:?}");
+        scene.meterd.stop(End::Killed)?;
+        assert_eq!(status(&scene.meterd)?, Some(0), "it needs no daemon");
+        scene.meterd.configure("poll-interval = 'soon'\n")?;
+        assert_eq!(status(&scene.meterd)?, Some(78));
+        let directory = scene.meterd.directory().display().to_string();
+        scene.meterd.configure(&format!(
+            "state-directory = '{directory}/state'\nruntime-directory = '{directory}/run'\n\
+             pin-directory = '{directory}/pins'\n"
+        ))?;
+        assert_eq!(
+            status(&scene.meterd)?,
+            Some(71),
+            "nothing can be pinned there"
+        );
+        Ok(())
+    })
+}
+
+/// spec: an anti-spoofing rule at nftables' `netdev` ingress must not be bypassed.
+#[test]
+fn an_nftables_rule_on_the_tap_stays_effective_under_a_throttle() -> Result<()> {
+    if !needs::program("nft") {
+        return Ok(());
+    }
+    for family in ["netdev", "inet"] {
+        Sandbox::run(|sandbox| {
+            let mut scene = metered(sandbox)?;
+            let chain = format!("{family} spoof tap101");
+            run(&format!("nft add table {family} spoof"))?;
+            run(&format!(
+                "nft add chain {chain} {{ type filter hook ingress device tap101i0 priority 0 ; }}"
+            ))?;
+            run(&format!(
+                "nft add rule {chain} ip saddr {SPOOFED} counter drop"
+            ))?;
+            let guest = scene.guest.party.clone();
+            guest
+                .namespace
+                .run(|| links::address(ETH, SPOOFED.into(), 32))?;
+
+            throttle(&scene)?;
+            until_said(
+                &scene.meterd,
+                "enforcement-failed",
+                &format!("nftables chain {chain}"),
+            )?;
+            let before = scene.capture.settled(guest.mac)?;
+            spoof(&guest, &scene.node.world, 20)?;
+            let passed = scene.capture.settled(guest.mac)? - before;
+            assert_eq!(
+                passed.sent.frames, 0,
+                "{family}: spoofed packets on the wire"
+            );
+            assert_eq!(dropped(&chain)?, 20, "{family}");
+
+            // The rest of the throttle stands.
+            ping(&guest, scene.node.world.v4, 3, Duration::ZERO)?;
+            let down = Bulk::start(&scene.node.world, &guest, 1)?;
+            let goodput = down.steady_goodput(WINDOW)?;
+            assert!(goodput < 64_000.0, "{family}: {goodput} bit/s");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
