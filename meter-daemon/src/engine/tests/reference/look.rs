@@ -333,7 +333,13 @@ impl Model {
                 continue;
             }
             one.spoken = true;
-            let figure = self.figure(id, one.rule.trigger, at);
+            // Where it begins to hold: above a figure is higher than at it.
+            let trigger = one.rule.trigger;
+            let figure = match (self.figure(id, trigger, at), trigger) {
+                (Some(figure), Trigger::Used(_)) => Some(Exact::whole(figure.ceil())),
+                (Some(figure), Trigger::Over(_)) => Some(Exact::whole(figure.floor() + 1)),
+                (figure, _) => figure,
+            };
             let slot = &mut highest[basis(one.rule.trigger)];
             if slot.is_none_or(|(other, _)| figure >= other) {
                 *slot = Some((figure, index));
