@@ -14,6 +14,7 @@
 
 mod calendar;
 mod diary;
+mod figures;
 mod look;
 mod orders;
 mod sums;
