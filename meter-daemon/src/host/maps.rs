@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, os::fd::AsFd, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapInfo, MapType, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapInfo, MapType, PerCpuArray, PerCpuValues, RingBuf},
     util::nr_cpus,
 };
 use meter_common::{
@@ -24,6 +24,7 @@ use super::{
 const SLOTS: &str = "SLOTS";
 const SLOTS_HIGH: &str = "SLOTS_HIGH";
 const COUNTERS: &str = "COUNTERS";
+const PAST_SHAPER: &str = "PAST_SHAPER";
 pub(super) const INTERFACES: &str = "INTERFACES";
 const MACHINES: &str = "MACHINES";
 const ARMINGS: &str = "ARMINGS";
@@ -59,7 +60,7 @@ const fn machines(slots: u32) -> u32 {
     slots + 1
 }
 
-fn shapes(slots: u32) -> [Shape; 10] {
+fn shapes(slots: u32) -> [Shape; 11] {
     // The kernel rounds a per-CPU value up to 8 bytes, and `bpf::read_array` relies on ours
     // being a multiple already.
     const _: () = assert!(size_of::<Counters>().is_multiple_of(8));
@@ -67,6 +68,7 @@ fn shapes(slots: u32) -> [Shape; 10] {
         Shape::of::<u32>(SLOTS, MapType::Array, IFINDEX_ARRAY),
         Shape::of::<u32>(SLOTS_HIGH, MapType::Hash, slots),
         Shape::of::<Counters>(COUNTERS, MapType::PerCpuArray, slots * 2),
+        Shape::of::<u64>(PAST_SHAPER, MapType::PerCpuArray, slots),
         Shape::of::<Interface>(INTERFACES, MapType::Array, slots),
         Shape::of::<Machine>(MACHINES, MapType::Array, machines(slots)),
         Shape::of::<Arming>(ARMINGS, MapType::Array, machines(slots) * 2),
@@ -160,6 +162,7 @@ pub(super) struct Maps {
     slots_high: HashMap<MapData, u32, u32>,
     interfaces: Array<MapData, Interface>,
     counters: MapData,
+    past_shaper: PerCpuArray<MapData, u64>,
     pub(super) limits: Limits,
     pub(super) exempt: Exempt,
     /// Until somebody listens.
@@ -234,6 +237,7 @@ impl Maps {
             slots_high,
             interfaces,
             counters,
+            past_shaper: typed(ebpf, PAST_SHAPER)?,
             cpus,
             set: map_set,
             used: table.values().max().map_or(0, |highest| highest + 1),
@@ -317,6 +321,22 @@ impl Maps {
                 })
         };
         Ok([read(Direction::Received)?, read(Direction::Sent)?])
+    }
+
+    /// What went past a shaper at the root of a slot's interface, over all CPUs.
+    pub(super) fn past_shaper(&self, slot: u32) -> Result<u64, HostError> {
+        let copies = self.past_shaper.get(&slot, 0);
+        let copies = copies.map_err(|error| load_error(PAST_SHAPER, &error))?;
+        Ok(copies.iter().sum())
+    }
+
+    /// A new owner begins with nothing. Nobody counts in the slot meanwhile.
+    pub(super) fn forget_past_shaper(&mut self, slot: u32) -> Result<(), HostError> {
+        let nothing = PerCpuValues::try_from(vec![0; self.cpus])
+            .map_err(|error| HostError::system("make room for each CPU's figures", error))?;
+        self.past_shaper
+            .set(slot, nothing, 0)
+            .map_err(|error| load_error(PAST_SHAPER, &error))
     }
 
     /// The same of every slot up to the highest that was handed out.

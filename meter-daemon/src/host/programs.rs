@@ -24,6 +24,8 @@ use super::{
     reached::LimitEvents,
     takeover, tcx,
 };
+use crate::engine::units::Bytes;
+
 pub use super::{
     detach::{Removed, detach_all},
     load::OBJECT,
@@ -256,6 +258,9 @@ impl Programs {
             // A shaper belongs to the interface that it was made for.
             ..if same { before } else { Interface::default() }
         };
+        if !same {
+            self.maps.forget_past_shaper(slot)?;
+        }
         self.maps.set_interface(slot, interface)?;
         self.maps.assign(ifindex, slot)?;
         let hooks = self.put_meters(ifindex);
@@ -345,6 +350,15 @@ impl Programs {
             received,
             sent,
         })
+    }
+
+    /// Bytes of exempt frames that went past a shaper on the root of the slot's interface since it
+    /// was attached: the interface's own counter has them, the shaper did not.
+    ///
+    /// # Errors
+    /// Where there is no such slot, or the kernel does not say.
+    pub fn past_shaper(&self, slot: u32) -> Result<Bytes, HostError> {
+        self.maps.past_shaper(slot).map(Bytes)
     }
 
     /// Lets packets pass, or drops them in both directions, from the next one on. What is set

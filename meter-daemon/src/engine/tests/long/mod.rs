@@ -2,6 +2,7 @@
 //! never disturbed, by one that restarts at any step, and by the naive model of `reference`.
 
 mod acts;
+mod lockstep;
 mod lots;
 mod met;
 mod nodes;
@@ -10,7 +11,7 @@ mod telling;
 
 use jiff::{SignedDuration, Timestamp};
 
-use self::{acts::Act, lots::Lots, met::Met, run::Lockstep};
+use self::{acts::Act, lockstep::Lockstep, lots::Lots, met::Met};
 use super::build::at;
 use crate::engine::plan::Terms;
 

@@ -7,12 +7,14 @@
 //! sums are added up from the first byte of the period, how long a trigger has held is found by
 //! leafing back. Nothing is carried along that could be carried wrongly.
 //!
-//! Left out: the circuit breaker, dry runs, `enforce = false`, reloads of the configuration,
-//! `cancel`, the texts of notices and their offers, and the order of what happens to a machine
-//! in one instant, states apart.
+//! Left out: the circuit breaker, dry runs, `enforce = false`, reloads of the configuration (and
+//! with them changes of zone), `cancel`, boundaries for the kernel, the texts of notices and
+//! their offers, bills' numbers, and the order of what happens to a machine in one instant, its
+//! states apart. Every rule of a plan has a name of its own, and a node has one currency.
 
 mod calendar;
 mod diary;
+mod figures;
 mod look;
 mod orders;
 mod sums;
