@@ -22,9 +22,10 @@ const WINDOW: i64 = 72 * HOUR;
 pub(crate) const WITHHELD: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 const HOUR: i64 = 3_600;
 
-/// The hours of the window. About 1.5 kB a machine when every hour had traffic.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Hours {
+/// A machine's hours of the window, each with what moved in it. About 1.5 kB when every hour
+/// had traffic.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Hours {
     /// Complete ones, shared between an engine and its clone: they change once an hour.
     done: Arc<Done>,
     /// The running one: its bounds in Unix seconds, and what moved.
@@ -33,7 +34,7 @@ pub(crate) struct Hours {
 }
 
 /// Two columns instead of a column of pairs, which would be padded by a fifth.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Done {
     /// First minutes, counted from 1970, rising.
     starts: Vec<u32>,
@@ -42,16 +43,30 @@ struct Done {
 }
 
 impl Hours {
-    /// Hours as the ledger has them, of the running period.
-    pub(crate) fn restore(rows: &[(Timestamp, Timestamp, Traffic)], period: &Period) -> Self {
-        let mut hours = Self::default();
-        for (start, end, traffic) in rows {
-            if *start >= period.start && *start < period.end {
-                hours.turn(start.as_second(), end.as_second());
-                hours.count(traffic);
-            }
+    /// An hour as the ledger has it, in order of time: of ten thousand machines, rows on the
+    /// way from there to here would be most of what a start needs.
+    pub fn push(&mut self, start: Timestamp, end: Timestamp, traffic: &Traffic) {
+        self.turn(start.as_second(), end.as_second());
+        self.count(traffic);
+    }
+
+    /// Those of a period alone.
+    pub(crate) fn within(mut self, period: &Period) -> Self {
+        let done = Arc::make_mut(&mut self.done);
+        let before = |at: Timestamp| done.starts.partition_point(|start| instant(*start) < at);
+        let (first, end) = (before(period.start), before(period.end));
+        for beyond in [end..done.starts.len(), 0..first] {
+            done.starts.drain(beyond.clone());
+            done.moved.drain(beyond);
         }
-        hours
+        let is_within = |(start, _)| {
+            let start = Timestamp::from_second(start).unwrap_or(Timestamp::MIN);
+            start >= period.start && start < period.end
+        };
+        if !self.running.is_some_and(is_within) {
+            (self.running, self.moved) = (None, [0, 0]);
+        }
+        self
     }
 
     /// A new period: a forecast looks at nothing before it.
@@ -134,8 +149,8 @@ impl Hours {
         self.moved[1] = self.moved[1].saturating_add(traffic.sent.0);
     }
 
-    /// What moved after `from`.
-    fn since(&self, from: Timestamp) -> [Bytes; 2] {
+    /// When each hour began, in minutes since 1970, and what moved: the running one comes last.
+    fn rows(&self) -> impl Iterator<Item = (u32, [u64; 2])> {
         let running = self.running.map(|(start, _)| (minute(start), self.moved));
         let done = self
             .done
@@ -143,7 +158,19 @@ impl Hours {
             .iter()
             .copied()
             .zip(self.done.moved.iter().copied());
-        let mut hours = done.chain(running).peekable();
+        done.chain(running)
+    }
+
+    /// When each hour began, and what the machine received and sent in it.
+    #[cfg(test)]
+    pub(crate) fn figures(&self) -> Vec<(Timestamp, [Bytes; 2])> {
+        let figures = |(start, moved): (u32, [u64; 2])| (instant(start), moved.map(Bytes));
+        self.rows().map(figures).collect()
+    }
+
+    /// What moved after `from`.
+    fn since(&self, from: Timestamp) -> [Bytes; 2] {
+        let mut hours = self.rows().peekable();
         let mut sums = [Bytes::ZERO; 2];
         while let Some((start, moved)) = hours.next() {
             // A change of offset by half an hour cuts an hour short.
@@ -299,28 +326,31 @@ mod tests {
         // 05:45 ahead of UTC: civil hours begin at a quarter past.
         let first = at("2026-06-10T00:15:00Z");
         assert_eq!(hours.done.starts[1], minute(first.as_second()));
-        let rows: Vec<_> = hours
-            .done
-            .starts
-            .iter()
-            .zip(&hours.done.moved)
-            .map(|(start, moved)| {
-                let traffic = Traffic {
-                    received: Bytes(moved[0]),
-                    ..Traffic::ZERO
-                };
-                (instant(*start), instant(*start + 60), traffic)
-            })
-            .chain(hours.running.map(|(start, end)| {
-                let traffic = Traffic {
-                    received: Bytes(hours.moved[0]),
-                    ..Traffic::ZERO
-                };
-                let at = |second| Timestamp::from_second(second).unwrap();
-                (at(start), at(end), traffic)
-            }))
-            .collect();
-        let restored = Hours::restore(&rows, &june());
+        let mut restored = Hours::default();
+        for (start, [received, sent]) in hours.figures() {
+            let end = start + jiff::SignedDuration::from_hours(1);
+            let traffic = Traffic {
+                received,
+                sent,
+                exempt: Bytes::ZERO,
+            };
+            restored.push(start, end, &traffic);
+        }
+        assert_eq!(restored.clone().within(&june()), restored);
+        let from = at("2026-06-10T12:15:00Z");
+        let period = Period {
+            start: from,
+            ..june()
+        };
+        let later = restored.clone().within(&period).figures();
+        assert_eq!(later, restored.figures()[13..]);
+        assert_eq!(later[0].0, from);
+        let ended = Period {
+            end: from,
+            ..june()
+        };
+        let earlier = restored.clone().within(&ended).figures();
+        assert_eq!(earlier, restored.figures()[..13]);
         for from in ["2026-06-10T00:00:00Z", "2026-06-10T13:37:00Z"] {
             assert_eq!(restored.since(at(from)), hours.since(at(from)));
         }
