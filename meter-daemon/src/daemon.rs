@@ -403,6 +403,9 @@ impl Node {
                 self.failed(&failure);
             }
         }
+        // Of the step, and of answers since the last one: all machines' are as large as all that
+        // is known of them.
+        memory::give_back();
     }
 
     async fn round(&mut self, links: &Links) -> Result<(), node::CycleError> {
@@ -489,9 +492,7 @@ impl Node {
         self.terms_changed = true;
         self.pending.push(records::reloaded(now, changes));
         self.discover(links).await?;
-        self.poll().await?;
-        memory::give_back();
-        Ok(())
+        self.poll().await
     }
 }
 

@@ -1,5 +1,5 @@
-//! Memory that nobody needs any more, back to the system: a start and a reload take three times
-//! what stays, and glibc would keep the difference for good.
+//! Memory that nobody needs any more, back to the system: a start, a reload and an answer about
+//! all machines take as much again as what stays, and glibc would keep it for good.
 #![expect(unsafe_code, reason = "malloc_trim(3) and mallopt(3) are C functions")]
 
 /// All threads allocate from one heap: each other one would keep what was freed in it. The loop
