@@ -342,7 +342,8 @@ impl Node {
                 break;
             };
             let after = self.programs.reading(slot)?;
-            let seen = uncounted(record, link.kernel, &before, &after);
+            let dropped = self.drops.of_sent(record, (&before).into());
+            let seen = uncounted(record, link.kernel, dropped, &before, &after);
             best = Some(best.map_or(seen, |best| [best[0].max(seen[0]), best[1].min(seen[1])]));
             if before == after && last == Some(seen) {
                 break;
@@ -353,7 +354,8 @@ impl Node {
             && let Some(last) = self.interfaces.last_words(ifindex)
         {
             let reading = self.programs.reading(slot)?;
-            best = Some(uncounted(record, last.kernel, &reading, &reading));
+            let dropped = self.drops.of_sent(record, (&reading).into());
+            best = Some(uncounted(record, last.kernel, dropped, &reading, &reading));
             if !last.whole && self.tally.say_once(format!("unknown {ifindex}")) {
                 let now = self.now();
                 self.pending.push(records::unknown(
@@ -452,12 +454,10 @@ impl Node {
 fn uncounted(
     record: &SlotRecord,
     kernel: KernelCounters,
+    dropped: Bytes,
     before: &SlotReading,
     after: &SlotReading,
 ) -> [Bytes; 2] {
-    let dropped = Bytes(before.sent.dropped_capped)
-        + Bytes(before.sent.dropped_suspended)
-        + Bytes(before.sent.dropped_throttled);
     let received = Bytes(after.received.frame_bytes).saturating_sub(record.base.frames[0]);
     let sent = Bytes(before.sent.frame_bytes).saturating_sub(record.base.frames[1]);
     [
