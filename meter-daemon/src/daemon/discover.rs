@@ -86,6 +86,13 @@ impl Node {
         if attached {
             // A throttled machine's new interface is throttled at once, not at the next poll.
             self.arm_and_apply(Which::All).await;
+        } else if claims_changed {
+            // Another plan may have other prefixes.
+            self.exempt();
+        }
+        if self.unapplied {
+            // A period that turned, a credit, a last delta: limits follow at once, too.
+            self.arm_and_apply(Which::Changed).await;
         }
         Ok(())
     }
@@ -221,9 +228,7 @@ impl Node {
                 machine: self.entry_before_attach(record),
             })
             .collect();
-        // From the first packet, too, so far as it is known by now.
-        self.exempt();
-        self.arm();
+        self.arm_before_attach();
         for (record, (_, outcome)) in records.iter().zip(self.programs.attach(&requests)) {
             self.note_attached(record, outcome);
         }

@@ -16,7 +16,7 @@ use super::{
     node::{CycleError, Node},
     quiet::Lost,
     records,
-    shapers::{counted_on, note_key, shaped},
+    shapers::{after, counted_on, note_key, shaped, shaped_to},
     share::{Demand, shares},
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
         error::HostError,
         netlink::NetlinkError,
         programs::{Shaper, Verdict},
-        shaping::{self, Change, Found, Root, RootAfter},
+        shaping::{self, Change, Found, Root},
     },
     ledger::{HostNote, LedgerError, Shaped, Slot, SlotRecord},
 };
@@ -74,8 +74,12 @@ impl Node {
             .count();
         // Many at once, e.g. when a period begins, would hold up everybody for minutes.
         let _expedited = self.programs.expedited(changing);
+        let mut throttled = BTreeSet::new();
         for record in records {
             let wanted = self.wanted(&record.machine);
+            if matches!(wanted, Enforcement::Throttle(_)) {
+                throttled.insert(record.machine.clone());
+            }
             let stopped = self.stop_or_pass(&record, verdict(wanted));
             let shaped = match self.rate(&record, &interfaces) {
                 Some(rate) => self.throttle(&record, rate).await,
@@ -86,6 +90,7 @@ impl Node {
             self.said(&record, stopped.and(shaped).and(linked));
         }
         self.release_links(&which).await;
+        self.police_the_rest(&throttled);
     }
 
     /// Whether what is wanted of an interface stands, as far as we know without looking.
@@ -192,7 +197,11 @@ impl Node {
             return;
         };
         let mut machines: BTreeMap<MachineId, Vec<(Slot, Bytes)>> = BTreeMap::new();
+        let policed = self.policed();
         for record in self.slots.iter() {
+            if policed.contains_key(&record.machine) {
+                continue;
+            }
             let slot = record.counter.slot;
             if self.enforcer.touches(record.interface.ifindex)
                 && let Some(reading) = readings.get(slot.0 as usize)
@@ -248,7 +257,14 @@ impl Node {
             return Ok(());
         }
         if !self.enforcer.touches(ifindex) || !ours {
-            self.remember_root(record, &found)?;
+            let remembered = self.remember_root(record, &found);
+            if matches!(remembered, Err(EnforceError::Foreign { .. }))
+                && self.enforcer.touches(ifindex)
+            {
+                // Ours is not there any more, and what is not shaped is to be policed.
+                self.lift(record).await?;
+            }
+            remembered?;
         }
         if before.is_none() {
             self.begin_figures(record, rate).await?;
@@ -276,6 +292,7 @@ impl Node {
         ) else {
             return Err(shaping::ShapingError::Gone { ifindex }.into());
         };
+        touched.redirects = bypassed.is_empty();
         let ours_to_change = touched.rate.replace(rate) != Some(rate);
         let stands = Some(counted_on(before, now));
         let drifted =
@@ -533,29 +550,6 @@ fn verdict(wanted: Enforcement) -> Verdict {
             remaining: Bytes::ZERO,
         } => Verdict::Capped,
         Enforcement::None | Enforcement::Throttle(_) | Enforcement::Cap { .. } => Verdict::Pass,
-    }
-}
-
-/// What a shaper is set to, as long as nothing is known of what each interface demands. A TCP
-/// receiver sees data in order: where a hole fills, up to three segments come at once, which
-/// over ten seconds at 64 kbit/s is 5 % more than the average, of which the headers leave room
-/// for 4. A throttle promises not to be exceeded, so it aims a little lower; of several
-/// interfaces, the idle ones keep as much.
-fn shaped_to(rate: BitsPerSecond, interfaces: u64) -> BitsPerSecond {
-    match interfaces {
-        0 | 1 => BitsPerSecond(rate.0 - rate.0 / 32),
-        several => BitsPerSecond(rate.0 / several),
-    }
-}
-
-fn after(root: &RootAfter) -> String {
-    match root {
-        RootAfter::Restored => "what stood at the root before stands again".to_owned(),
-        RootAfter::DefaultBack => "the kernel's default is back at the root".to_owned(),
-        RootAfter::ForeignLeftAlone(kind) => {
-            format!("somebody put {kind} at the root meanwhile: it was left alone")
-        }
-        RootAfter::InterfaceGone => "the interface is gone".to_owned(),
     }
 }
 

@@ -278,6 +278,7 @@ impl Node {
             links_changed: BTreeSet::new(),
             patience: None,
             overrun: false,
+            unapplied: false,
             closing: BTreeSet::new(),
             measured_to: last.unwrap_or(now),
             pending: Vec::from_iter(step.map(|step| {
