@@ -5,6 +5,7 @@ use meter_tests::{foreign::Place, inspect::Hook};
 use crate::{
     lots::Lots,
     port::{Ingress, There},
+    wanted::Wanted,
     world::{Daemon, MACHINES, PLANS, World},
 };
 
@@ -34,6 +35,7 @@ pub(crate) enum Act {
     Pfifo(usize),
     DeleteRoot(usize),
     Clsact(usize, Hook),
+    DropClsact(usize),
     Tcx(usize, Hook, Place),
     DropTcx(usize),
     Route(usize, Change, u64),
@@ -99,6 +101,18 @@ pub(crate) fn draw(lots: &mut Lots, world: &World<'_>) -> Act {
     }
     loop {
         let plug = usize::try_from(lots.number(0, world.plugs.len() as u64 - 1)).unwrap_or(0);
+        // Where something of ours stands, most is to be disturbed.
+        let stands = |plug: &usize| {
+            let there = world.plugs[*plug].there.as_ref();
+            let owner = there.and_then(|there| world.owner(&there.name));
+            let stood = owner.and_then(|owner| world.stood.get(&owner));
+            stood.is_some_and(|stood| *stood != Wanted::Pass)
+        };
+        let such: Vec<usize> = (0..world.plugs.len()).filter(stands).collect();
+        let plug = match lots.percent(40) && !such.is_empty() {
+            true => lots.one(&such),
+            false => plug,
+        };
         let drawn = match lots.number(1, 100) {
             1..=30 => traffic(lots, plug, world),
             31..=52 if world.daemon == Daemon::Running => Some(command(lots)),
@@ -136,12 +150,12 @@ fn command(lots: &mut Lots) -> Act {
     let all: Vec<u8> = MACHINES.collect();
     let machine = lots.one(&all);
     match lots.number(1, 100) {
-        1..=18 => Act::Suspend(machine),
-        19..=40 => Act::Lift(machine),
-        41..=43 => Act::LiftAll,
-        44..=58 => Act::TopUp(machine, lots.number(10_000, 600_000)),
-        59..=80 => Act::SetPlan(machine, lots.one(&PLANS.map(|(name, _)| name))),
-        81..=93 => Act::SetAllowance(machine, lots.number(1, 400_000)),
+        1..=14 => Act::Suspend(machine),
+        15..=32 => Act::Lift(machine),
+        33 => Act::LiftAll,
+        34..=48 => Act::TopUp(machine, lots.number(10_000, 400_000)),
+        49..=72 => Act::SetPlan(machine, lots.one(&PLANS.map(|(name, _)| name))),
+        73..=93 => Act::SetAllowance(machine, lots.number(1, 120_000)),
         _ => Act::UnsetAllowance(machine),
     }
 }
@@ -179,6 +193,8 @@ fn foreign(lots: &mut Lots, plug: usize, world: &World<'_>) -> Option<Act> {
     let there = world.plugs[plug].there.as_ref()?;
     let hook = lots.one(&Hook::BOTH);
     match lots.number(1, 100) {
+        // Theirs fail where somebody's clsact stands.
+        1..=15 | 34..=42 if there.ingress == Ingress::Clsact => Some(Act::DropClsact(plug)),
         1..=15 => Some(Act::Proxmox(plug, Limit::Some)),
         16..=33 => Some(Act::Proxmox(plug, Limit::None)),
         34..=42 => Some(Act::Libvirt(plug)),

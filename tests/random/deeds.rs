@@ -46,6 +46,7 @@ impl World<'_> {
             | Act::Pfifo(_)
             | Act::DeleteRoot(_)
             | Act::Clsact(..)
+            | Act::DropClsact(_)
             | Act::Tcx(..)
             | Act::DropTcx(_) => self.put_foreign(act),
             Act::Route(..)
@@ -320,6 +321,7 @@ impl World<'_> {
             Act::Proxmox(plug, Limit::None)
             | Act::DeleteRoot(plug)
             | Act::Clsact(plug, _)
+            | Act::DropClsact(plug)
             | Act::Tcx(plug, ..)
             | Act::DropTcx(plug) => (*plug, None),
             other => return Err(Failure::new(format!("{other:?} is nothing foreign"))),
@@ -338,15 +340,14 @@ impl World<'_> {
                         }
                     }
                 }
-                there.filters.clear();
-                there.ingress = match limit {
-                    Limit::Some => Ingress::Police,
-                    Limit::None => Ingress::Nothing,
+                there.ingress = match (limit, there.ingress) {
+                    (Limit::Some, _) => Ingress::Police,
+                    (Limit::None, Ingress::Clsact) => Ingress::Clsact,
+                    (Limit::None, _) => Ingress::Nothing,
                 };
             }
             Act::Libvirt(_) => {
                 set_up(&LIBVIRT, &name)?;
-                there.filters.clear();
                 there.ingress = Ingress::Police;
             }
             Act::Tbf(_) => on(TBF)?,
@@ -360,6 +361,11 @@ impl World<'_> {
                     .push((*hook, Filter::clsact(&name, *hook, priority)?));
                 there.ingress = Ingress::Clsact;
                 return Ok(());
+            }
+            Act::DropClsact(_) => {
+                there.filters.clear();
+                there.ingress = Ingress::Nothing;
+                return on("tc qdisc del dev DEV clsact");
             }
             Act::Tcx(_, hook, place) => {
                 there

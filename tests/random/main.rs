@@ -21,7 +21,7 @@ use std::{
 
 use meter_tests::{Context, Failure, Result, inspect::Inventory, needs, sandbox::Sandbox};
 
-use crate::{lots::Lots, world::World};
+use crate::{lots::Lots, wanted::Wanted, world::World};
 
 /// `cargo xtask test-random` sets them.
 const SEED: &str = "METERD_TEST_SEED";
@@ -42,6 +42,8 @@ fn variable(name: &str, otherwise: u64) -> Result<u64> {
 /// What a run has to tell.
 #[derive(Debug, Default)]
 struct Tally {
+    /// After how many operations how many machines were throttled, stopped, held.
+    stood: [u64; 3],
     count: BTreeMap<String, u64>,
     slowest: BTreeMap<String, Duration>,
 }
@@ -67,10 +69,11 @@ fn after_random_operations_what_stands_is_what_is_wanted_and_in_the_end_nothing(
         });
         let most: Vec<String> = most.collect();
         let line = format!(
-            "\nseed {seed}: {operations} operations in {:.0?}; ledger and far ends compared {} times. \
-             Each kind, and the longest until all was as wanted: {}\n",
+            "\nseed {seed}: {operations} operations in {:.0?}; ledger and far ends compared {} times; \
+             machines throttled, stopped, suspended after an operation: {:?}. Each kind, and the longest until all was as wanted: {}\n",
             begun.elapsed(),
             world.wire.compared,
+            tally.stood,
             most.join(", ")
         );
         // Past the harness, which keeps what passing tests print.
@@ -100,6 +103,14 @@ fn run(world: &mut World<'_>, lots: &mut Lots, operations: u64, tally: &mut Tall
                 before.join("\n")
             ))
         })?;
+        for wanted in world.stood.values() {
+            match wanted {
+                Wanted::Pass => {}
+                Wanted::Throttle(_) => tally.stood[0] += 1,
+                Wanted::Stop => tally.stood[1] += 1,
+                Wanted::Hold => tally.stood[2] += 1,
+            }
+        }
         *tally.count.entry(act.name()).or_default() += 1;
         let slowest = tally.slowest.entry(act.name()).or_default();
         *slowest = took.max(*slowest);

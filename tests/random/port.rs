@@ -1,7 +1,7 @@
 //! An interface that may be plugged in: what it is, and what the test knows of it while it is
 //! there, which is what others (never meterd) have done to it.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use meter_tests::{
     Context, Result,
@@ -249,10 +249,17 @@ impl There {
     /// What is on it now is what it is to have again; unless it is being taken down at this
     /// moment.
     pub(crate) fn look(&mut self) -> Result<()> {
-        let now = routing::picture(&self.name)?;
-        let up = links::get(&self.name)?.up;
-        // An address that is being checked for duplicates reads differently afterwards.
-        self.picture = up.then_some(now);
+        // What follows from an address comes a moment after it.
+        let mut last = routing::picture(&self.name)?;
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(3));
+            let now = routing::picture(&self.name)?;
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        self.picture = links::get(&self.name)?.up.then_some(last);
         Ok(())
     }
 

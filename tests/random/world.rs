@@ -231,10 +231,11 @@ impl<'a> World<'a> {
                 return Ok(begun.elapsed());
             }
             if begun.elapsed() > PATIENCE {
+                let status: Vec<String> = self.status.values().map(Value::to_string).collect();
                 return Err(Failure::new(format!(
-                    "after {PATIENCE:?}:\n{}\n{:#?}",
+                    "after {PATIENCE:?}:\n{}\n{}",
                     differences.join("\n"),
-                    self.status
+                    status.join("\n")
                 )));
             }
             std::thread::sleep(pause);
