@@ -5,10 +5,10 @@ use std::time::Instant;
 use meter_tests::{
     Context, Failure, Result,
     foreign::Filter,
-    hypervisor::{LIBVIRT, PROXMOX, run, set_up},
     links,
     meterd::{End, bytes},
     packet::Ends,
+    rate_limits::{LIBVIRT, PROXMOX, run, set_up},
 };
 use rustix::process::Signal;
 
@@ -128,13 +128,8 @@ impl World<'_> {
 
     /// Nothing passes what is stopped, and not much what is throttled, whoever runs or does not.
     fn judge(&mut self, owner: &str, moved: Total, begun: Instant) -> Result<()> {
-        let open = self
-            .status
-            .get(owner)
-            .is_some_and(|status| status["plan"] == "open");
         let most = match self.stood.get(owner) {
-            Some(Wanted::Hold) if open => return Ok(()),
-            Some(Wanted::Hold | Wanted::Stop) => 0,
+            Some(Wanted::Hold | Wanted::Exempt | Wanted::Stop) => 0,
             Some(Wanted::Throttle(rate)) if self.daemon == Daemon::Running => {
                 let seconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(0) / 1000 + 1;
                 50_000 + seconds * rate / 8

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, path::Path};
 
 use meter_tests::{
     Context, Result,
-    hypervisor::run,
     inspect::{self, Hook},
     links::{self, Link},
+    rate_limits::run,
 };
 use serde_json::Value;
 

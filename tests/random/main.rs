@@ -108,7 +108,7 @@ fn run(world: &mut World<'_>, lots: &mut Lots, operations: u64, tally: &mut Tall
                 Wanted::Pass => {}
                 Wanted::Throttle(_) => tally.stood[0] += 1,
                 Wanted::Stop => tally.stood[1] += 1,
-                Wanted::Hold => tally.stood[2] += 1,
+                Wanted::Hold | Wanted::Exempt => tally.stood[2] += 1,
             }
         }
         *tally.count.entry(act.name()).or_default() += 1;

@@ -22,6 +22,8 @@ pub(crate) enum Wanted {
     Stop,
     /// Nothing passes, and the link is down.
     Hold,
+    /// Nothing but exempt traffic passes, for which the link stays up.
+    Exempt,
 }
 
 /// Of a machine, by its `status`.
@@ -38,6 +40,7 @@ pub(crate) fn of(status: &Value, dry_run: bool) -> Wanted {
             Wanted::Throttle(status["rate_limit_bits_per_second"].as_u64().unwrap_or(0))
         }
         Some("capped") if status["cap_remaining"] == 0 => Wanted::Stop,
+        Some("suspended") if status["plan"] == "open" => Wanted::Exempt,
         Some("suspended") => Wanted::Hold,
         _ => Wanted::Pass,
     }

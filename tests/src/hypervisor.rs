@@ -1,115 +1,112 @@
-//! What hypervisors do to their guests' interfaces by `tc`, in the order of the field.
+//! Hypervisors as far as a meter sees them: libvirt's files, its taps, and hooks as it and
+//! Proxmox VE call them.
 
-use std::process::Command;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
 
-use crate::{Context, Failure, Result};
+use rustix::mount::{MountFlags, mount};
 
-/// Runs somebody's command in the node's namespace: what it prints, if it succeeds.
-pub fn run(words: &str) -> Result<String> {
-    let mut parts = words.split_whitespace();
-    let program = parts.next().unwrap_or_default();
-    let output = Command::new(program)
-        .args(parts)
-        .output()
-        .could_not(|| format!("run {program}"))?;
-    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() {
-        return Ok(said(&output.stdout));
-    }
-    let errors = said(&output.stderr);
-    Err(Failure::new(format!("`{words}` failed: {errors}")))
+use crate::{
+    Context, Result,
+    links::{self, Mac},
+    meterd::Meterd,
+    tap::Tap,
+};
+
+/// A domain with one bridged interface, as libvirt hands it to its hooks.
+pub fn domain(name: &str, uuid: &str, mac: Mac, target: &str) -> String {
+    let Mac([a, b, c, d, e, f]) = mac;
+    format!(
+        "<domain type='kvm' id='1'>\n  <name>{name}</name>\n  <uuid>{uuid}</uuid>\n  <devices>\n    \
+         <interface type='bridge'>\n      \
+         <mac address='{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}'/>\n      \
+         <source bridge='vmbr0'/>\n      <target dev='{target}'/>\n      \
+         <model type='virtio'/>\n    </interface>\n  </devices>\n</domain>\n"
+    )
 }
 
-/// One command of somebody's, and what stands in for it where this kernel lacks a part of it.
-#[derive(Debug)]
-pub struct Step {
-    /// `DEV` stands for the interface.
-    pub command: &'static str,
-    /// Whether it is an error of theirs when it fails: what is taken away may not be there.
-    must: bool,
-    instead: Option<&'static str>,
+/// A private `/run` with libvirt's directory of running domains.
+pub fn libvirt_directory() -> Result<PathBuf> {
+    mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None)
+        .could_not(|| "mount a tmpfs at /run")?;
+    let directory = PathBuf::from("/run/libvirt/qemu");
+    fs::create_dir_all(&directory).could_not(|| "make libvirt's directory")?;
+    Ok(directory)
 }
 
-const fn may(command: &'static str) -> Step {
-    Step {
-        command,
-        must: false,
-        instead: None,
-    }
+/// As libvirt replaces a status file: whole.
+pub fn running(directory: &Path, name: &str, domain: &str) -> Result<()> {
+    let text =
+        format!("<domstatus state='running' reason='booted' pid='1'>\n{domain}</domstatus>\n");
+    let new = directory.join(format!("{name}.xml.new"));
+    fs::write(&new, text).could_not(|| "write a status file")?;
+    fs::rename(&new, directory.join(format!("{name}.xml"))).could_not(|| "put it there")
 }
 
-const fn must(command: &'static str) -> Step {
-    Step {
-        must: true,
-        ..may(command)
-    }
+/// A real tap with the address that libvirt gives it, and a guest that sends frames.
+pub fn tap(name: &str, mac: Mac) -> Result<Tap> {
+    let tap = Tap::new(name)?;
+    let Mac([_, b, c, d, e, f]) = mac;
+    links::set_mac(name, Mac([0xfe, b, c, d, e, f]))?;
+    Ok(tap)
 }
 
-const fn or(command: &'static str, instead: &'static str) -> Step {
-    Step {
-        instead: Some(instead),
-        ..must(command)
-    }
+/// `meterd` as a hook finds it: a program of one word.
+fn installed(meterd: &Meterd<'_>, binary: &Path) -> Result<PathBuf> {
+    let path = meterd.directory().join("meterd");
+    let config = meterd.directory().join("meterd.toml");
+    let text = format!(
+        "#!/bin/sh\nexec {} --config {} \"$@\"\n",
+        binary.display(),
+        config.display()
+    );
+    fs::write(&path, text).could_not(|| "write a wrapper")?;
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&path, mode).could_not(|| "make it executable")?;
+    Ok(path)
 }
 
-/// Proxmox VE, `setup_tc_rate_limit` of PVE::Network (pve-common): whenever a NIC is plugged or
-/// edited; the second half only where it has a rate limit.
-pub const PROXMOX: [Step; 8] = [
-    may("tc class del dev DEV parent 1: classid 1:1"),
-    may("tc filter del dev DEV parent ffff: protocol all pref 50 u32"),
-    may("tc qdisc del dev DEV ingress"),
-    may("tc qdisc del dev DEV root"),
-    must("tc qdisc add dev DEV root handle 1: htb default 1"),
-    must("tc class add dev DEV parent 1: classid 1:1 htb rate 10485760bps burst 1048576b"),
-    must("tc qdisc add dev DEV handle ffff: ingress"),
-    or(
-        "tc filter add dev DEV parent ffff: prio 50 basic police rate 10485760bps burst 1048576b \
-         mtu 64kb drop",
-        "tc filter add dev DEV parent ffff: prio 50 protocol ip u32 match u32 0 0 flowid :1",
-    ),
-];
+/// A hook as the project ships it.
+#[must_use]
+pub fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../config/hooks")
+        .join(name)
+}
 
-/// libvirt, `virNetDevBandwidthSet` of src/util/virnetdevbandwidth.c: at a guest's start, and
-/// by `virsh domiftune`.
-pub const LIBVIRT: [Step; 8] = [
-    may("tc qdisc del dev DEV root"),
-    may("tc qdisc del dev DEV ingress"),
-    must("tc qdisc add dev DEV root handle 1: htb default 1"),
-    must("tc class add dev DEV parent 1: classid 1:1 htb rate 10240kbps quantum 873"),
-    or(
-        "tc qdisc add dev DEV parent 1:1 handle 2: sfq perturb 10",
-        "tc qdisc add dev DEV parent 1:1 handle 2: pfifo limit 127",
-    ),
-    or(
-        "tc filter add dev DEV parent 1:0 protocol all prio 1 handle 1 fw flowid 1",
-        "tc filter add dev DEV parent 1:0 protocol ip prio 1 u32 match mark 1 0xff flowid 1:1",
-    ),
-    must("tc qdisc add dev DEV ingress"),
-    or(
-        "tc filter add dev DEV parent ffff: protocol all u32 match u32 0 0 police rate 10240kbps \
-         burst 10240kb mtu 64kb drop flowid :1",
-        "tc filter add dev DEV parent ffff: protocol ip u32 match u32 0 0 flowid :1",
-    ),
-];
-
-/// Runs a sequence as its owner would, with stand-ins for what this kernel lacks.
-pub fn set_up(steps: &[Step], device: &str) -> Result<()> {
-    for step in steps {
-        let on = |command: &str| run(&command.replace("DEV", device));
-        let lacks = ["not found", "unknown", "Failed to load"];
-        let outcome = match (on(step.command), step.instead) {
-            (Err(failure), Some(instead))
-                if lacks
-                    .iter()
-                    .any(|words| failure.to_string().contains(words)) =>
-            {
-                on(instead)
-            }
-            (outcome, _) => outcome,
-        };
-        if step.must {
-            outcome?;
-        }
+/// Runs a hook by sh, as its hypervisor would; what it says goes to a logger of the test's.
+pub fn hook(
+    meterd: &Meterd<'_>,
+    binary: &Path,
+    name: &str,
+    arguments: &[&str],
+    xml: &str,
+) -> Result<(Output, String)> {
+    let tools = meterd.directory().join("tools");
+    let journal = meterd.directory().join("journal");
+    fs::create_dir_all(&tools).could_not(|| "make a folder")?;
+    let logger = format!("#!/bin/sh\necho \"$@\" >>{}\n", journal.display());
+    fs::write(tools.join("logger"), logger).could_not(|| "write a logger")?;
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(tools.join("logger"), mode).could_not(|| "make it executable")?;
+    let mut child = Command::new("sh")
+        .arg(shipped(name))
+        .args(arguments)
+        .env("METERD", installed(meterd, binary)?)
+        .env("PATH", format!("{}:/usr/bin:/bin", tools.display()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .could_not(|| "run the hook")?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A hook that is not interested does not read.
+        drop(std::io::Write::write_all(&mut stdin, xml.as_bytes()));
     }
-    Ok(())
+    let output = child.wait_with_output().could_not(|| "wait for the hook")?;
+    Ok((output, fs::read_to_string(journal).unwrap_or_default()))
 }
