@@ -115,7 +115,7 @@ pub(crate) fn draw(lots: &mut Lots, world: &World<'_>) -> Act {
         };
         let drawn = match lots.number(1, 100) {
             1..=30 => traffic(lots, plug, world),
-            31..=52 if world.daemon == Daemon::Running => Some(command(lots)),
+            31..=52 if world.daemon == Daemon::Running => Some(command(lots, world)),
             53..=68 => hypervisor(lots, plug, world),
             69..=82 => foreign(lots, plug, world),
             83..=91 => routing(lots, plug, world),
@@ -146,9 +146,21 @@ fn traffic(lots: &mut Lots, plug: usize, world: &World<'_>) -> Option<Act> {
     ))
 }
 
-fn command(lots: &mut Lots) -> Act {
+fn command(lots: &mut Lots, world: &World<'_>) -> Act {
     let all: Vec<u8> = MACHINES.collect();
     let machine = lots.one(&all);
+    let stood = world.stood.get(&machine.to_string());
+    // Most of the time most of them are to move.
+    if stood == Some(&Wanted::Hold) && lots.percent(60) {
+        return match lots.number(1, 3) {
+            1 => Act::SetPlan(
+                machine,
+                lots.one(&["slow", "brisk", "cap", "cap", "ladder", "grace"]),
+            ),
+            2 => Act::SetAllowance(machine, lots.number(1, 60_000)),
+            _ => Act::Lift(machine),
+        };
+    }
     match lots.number(1, 100) {
         1..=14 => Act::Suspend(machine),
         15..=32 => Act::Lift(machine),

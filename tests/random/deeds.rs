@@ -490,10 +490,8 @@ impl World<'_> {
             Act::Attach(plug) => {
                 let name = self.there(*plug)?.name.clone();
                 let told = self.meterd.json(&["attach", &name])?;
-                let index = self.there(*plug)?.index;
-                if let Some(owner) = self.owner(&name) {
-                    self.metered.insert(index, owner);
-                }
+                // Without a daemon it does what the daemon's start would do.
+                self.all_metered();
                 match told[0]["metered"] == true {
                     true => Ok(()),
                     false => Err(Failure::new(format!("attach {name}: {told}"))),

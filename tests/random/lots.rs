@@ -5,8 +5,9 @@
 pub(crate) struct Lots(u64);
 
 impl Lots {
-    pub(crate) const fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    pub(crate) fn new(seed: u64) -> Self {
+        // Neighbouring seeds must not be one history, begun a draw later.
+        Self(Self(seed).draw())
     }
 
     fn draw(&mut self) -> u64 {

@@ -13,7 +13,7 @@ use meter_tests::{
     routed,
     routing::{self, Picture},
     sandbox::Namespace,
-    tap::Tap,
+    tap::{Reader, Tap},
     topology::{self, BRIDGE, ETH, Port},
 };
 
@@ -44,7 +44,8 @@ pub(crate) struct Plug {
 #[derive(Debug)]
 enum Behind {
     Veth(Namespace),
-    Tap(Tap),
+    /// With the guest that reads from it.
+    Tap(Tap, Reader),
 }
 
 /// What stands on `ingress`.
@@ -117,7 +118,11 @@ impl Plug {
                 let inside = Capture::with_room_for(ROOM, &namespace, ETH)?;
                 (Behind::Veth(namespace), Some(inside))
             }
-            Kind::BridgedTap | Kind::RoutedTap => (Behind::Tap(Tap::new(&name)?), None),
+            Kind::BridgedTap | Kind::RoutedTap => {
+                let tap = Tap::new(&name)?;
+                let reader = tap.reader()?;
+                (Behind::Tap(tap, reader), None)
+            }
         };
         if !self.is_routed() {
             links::join(&name, BRIDGE)?;
@@ -197,7 +202,7 @@ impl Plug {
                 let sent = namespace.run(|| topology::inject(ETH, frame, times));
                 sent.map_or(0, |()| times)
             }
-            Behind::Tap(tap) => (0..times).filter(|_| tap.send(frame).is_ok()).count(),
+            Behind::Tap(tap, _) => (0..times).filter(|_| tap.send(frame).is_ok()).count(),
         };
         (sent * frame.len()) as u64
     }
@@ -208,7 +213,10 @@ impl Plug {
             return Ok(());
         };
         match there.behind {
-            Behind::Tap(tap) => drop(tap),
+            Behind::Tap(tap, reader) => {
+                drop(reader);
+                drop(tap);
+            }
             _ => links::delete(&there.name)?,
         }
         Ok(())
@@ -220,13 +228,15 @@ impl Plug {
         let Some(there) = &mut self.there else {
             return Ok(Total::default());
         };
-        if let Behind::Tap(tap) = &mut there.behind {
+        if let Behind::Tap(_, reader) = &there.behind {
             // Nobody tells a TAP's frames apart: exempt ones are not sent to it.
-            let lengths = tap.take_all();
-            return Ok(Total {
-                received: lengths.iter().map(|length| *length as u64).sum(),
+            let now = Total {
+                received: reader.taken(),
                 ..Total::default()
-            });
+            };
+            let new = now - there.came;
+            there.came = now;
+            return Ok(new);
         }
         let Some(inside) = &mut there.inside else {
             return Ok(Total::default());

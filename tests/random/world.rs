@@ -39,7 +39,7 @@ pub(crate) const PLANS: [(&str, &str); 10] = [
     ),
     (
         "cap",
-        "allowance = '150 kB'\n[[rule]]\nused = '100%'\ncap = '100 kB'",
+        "allowance = '150 kB'\n[[rule]]\nused = '100%'\ncap = '30 kB'",
     ),
     (
         "hold",
@@ -53,7 +53,7 @@ pub(crate) const PLANS: [(&str, &str); 10] = [
     (
         "ladder",
         "allowance = '150 kB'\n[[rule]]\nused = '100%'\nthrottle = '128 kbit/s'\n\
-         [[rule]]\nused = '120%'\ncap = '50 kB'",
+         [[rule]]\nused = '120%'\ncap = '20 kB'",
     ),
     (
         "watched",
@@ -269,14 +269,17 @@ impl<'a> World<'a> {
                 .iter()
                 .map(|(machine, status)| (machine.clone(), wanted::of(status, self.dry_run)))
                 .collect();
-            self.metered = BTreeMap::new();
-            for there in self.plugs.iter().filter_map(|plug| plug.there.as_ref()) {
-                if let Some(owner) = owner(self.excluded, &there.name) {
-                    self.metered.insert(there.index, owner);
-                }
-            }
+            self.all_metered();
         }
         Ok(differences)
+    }
+
+    /// Whatever is somebody's is metered by now.
+    pub(crate) fn all_metered(&mut self) {
+        let there = self.plugs.iter().filter_map(|plug| plug.there.as_ref());
+        let owned =
+            there.filter_map(|there| Some((there.index, owner(self.excluded, &there.name)?)));
+        self.metered = owned.collect();
     }
 
     /// What a routed guest sends is known when it leaves the guest, and what waits in its shaper
