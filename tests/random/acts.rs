@@ -101,18 +101,15 @@ pub(crate) fn draw(lots: &mut Lots, world: &World<'_>) -> Act {
     }
     loop {
         let plug = usize::try_from(lots.number(0, world.plugs.len() as u64 - 1)).unwrap_or(0);
-        // Where something of ours stands, most is to be disturbed.
-        let stands = |plug: &usize| {
-            let there = world.plugs[*plug].there.as_ref();
-            let owner = there.and_then(|there| world.owner(&there.name));
-            let stood = owner.and_then(|owner| world.stood.get(&owner));
-            stood.is_some_and(|stood| *stood != Wanted::Pass)
-        };
-        let such: Vec<usize> = (0..world.plugs.len()).filter(stands).collect();
-        let plug = match lots.percent(40) && !such.is_empty() {
-            true => lots.one(&such),
-            false => plug,
-        };
+        let plug = match lots.number(1, 100) {
+            1..=40 => one_where(lots, world, |it| matches!(it, Wanted::Throttle(_))),
+            41..=60 => one_where(lots, world, |it| *it != Wanted::Pass),
+            61..=70 => world
+                .touched
+                .filter(|plug| world.plugs[*plug].there.is_some()),
+            _ => None,
+        }
+        .unwrap_or(plug);
         let drawn = match lots.number(1, 100) {
             1..=30 => traffic(lots, plug, world),
             31..=52 if world.daemon == Daemon::Running => Some(command(lots, world)),
@@ -128,11 +125,27 @@ pub(crate) fn draw(lots: &mut Lots, world: &World<'_>) -> Act {
     }
 }
 
+/// Where something of ours stands, most is to be disturbed.
+fn one_where(
+    lots: &mut Lots,
+    world: &World<'_>,
+    stands: impl Fn(&Wanted) -> bool,
+) -> Option<usize> {
+    let such = |plug: &usize| {
+        let there = world.plugs[*plug].there.as_ref();
+        let owner = there.and_then(|there| world.owner(&there.name));
+        let stood = owner.and_then(|owner| world.stood.get(&owner));
+        stood.is_some_and(&stands)
+    };
+    let such: Vec<usize> = (0..world.plugs.len()).filter(such).collect();
+    (!such.is_empty()).then(|| lots.one(&such))
+}
+
 fn traffic(lots: &mut Lots, plug: usize, world: &World<'_>) -> Option<Act> {
     world.plugs[plug].there.as_ref()?;
     let (frames, payload) = match lots.number(1, 10) {
         1..=4 => (lots.number(1, 20), lots.number(20, 1470)),
-        5..=9 => (lots.number(20, 120), lots.number(800, 1470)),
+        5..=7 => (lots.number(20, 120), lots.number(800, 1470)),
         _ => (lots.number(120, 250), 1470),
     };
     Some(Act::Traffic(
@@ -162,11 +175,12 @@ fn command(lots: &mut Lots, world: &World<'_>) -> Act {
         };
     }
     match lots.number(1, 100) {
-        1..=14 => Act::Suspend(machine),
-        15..=32 => Act::Lift(machine),
+        1..=10 => Act::Suspend(machine),
+        11..=32 => Act::Lift(machine),
         33 => Act::LiftAll,
         34..=48 => Act::TopUp(machine, lots.number(10_000, 400_000)),
-        49..=72 => Act::SetPlan(machine, lots.one(&PLANS.map(|(name, _)| name))),
+        49..=60 => Act::SetPlan(machine, lots.one(&PLANS.map(|(name, _)| name))),
+        61..=72 => Act::SetPlan(machine, lots.one(&["slow", "brisk", "cap", "ladder"])),
         73..=93 => Act::SetAllowance(machine, lots.number(1, 120_000)),
         _ => Act::UnsetAllowance(machine),
     }

@@ -66,9 +66,10 @@ impl World<'_> {
 
     fn move_frames(&mut self, plug: usize, traffic: Traffic) -> Result<()> {
         let port = self.plugs[plug].port;
-        let (name, index) = {
+        let (name, index, theirs) = {
             let there = self.there(plug)?;
-            (there.name.clone(), there.index)
+            let theirs = there.roots[0] != there.default;
+            (there.name.clone(), there.index, theirs)
         };
         let owner = self.owner(&name);
         let link = links::get(&name)?;
@@ -109,9 +110,10 @@ impl World<'_> {
         } else {
             self.node.world.inject(&frame, frames)?;
         }
-        // What passes a link whose bridge does not forward yet was counted and is nowhere.
+        // What passes a link whose bridge does not forward yet was counted and is nowhere; so
+        // is what others' queues have no room for.
         if let Some(owner) = &owner
-            && !link.operates
+            && (!link.operates || !traffic.sent && theirs && frames > 100)
         {
             self.wire.lost(owner);
         }
@@ -322,6 +324,7 @@ impl World<'_> {
             other => return Err(Failure::new(format!("{other:?} is nothing foreign"))),
         };
         let running = self.daemon == Daemon::Running;
+        self.touched = Some(plug);
         let there = self.there(plug)?;
         let name = there.name.clone();
         let on = |words: &str| run(&words.replace("DEV", &name)).map(drop);

@@ -259,17 +259,18 @@ impl There {
     /// What is on it now is what it is to have again; unless it is being taken down at this
     /// moment.
     pub(crate) fn look(&mut self) -> Result<()> {
-        // What follows from an address comes a moment after it.
-        let mut last = routing::picture(&self.name)?;
-        for _ in 0..20 {
-            std::thread::sleep(Duration::from_millis(3));
-            let now = routing::picture(&self.name)?;
-            if now == last {
+        // What follows from an address comes a moment after it: a route of type local (2).
+        let local = |line: &&String| line.split(", ").nth(7) == Some("02");
+        let mut now = routing::picture(&self.name)?;
+        for _ in 0..100 {
+            let followed = now["routes 6"].iter().filter(local).count();
+            if followed == now["addresses 6"].len() {
                 break;
             }
-            last = now;
+            std::thread::sleep(Duration::from_millis(3));
+            now = routing::picture(&self.name)?;
         }
-        self.picture = links::get(&self.name)?.up.then_some(last);
+        self.picture = links::get(&self.name)?.up.then_some(now);
         Ok(())
     }
 

@@ -111,6 +111,8 @@ pub(crate) struct World<'a> {
     pub(crate) status: BTreeMap<String, Value>,
     /// By ifindex: whose each interface was then.
     pub(crate) metered: BTreeMap<u32, String>,
+    /// Whose root others changed last.
+    pub(crate) touched: Option<usize>,
     /// Before meterd came.
     pub(crate) before: Inventory,
 }
@@ -151,6 +153,7 @@ impl<'a> World<'a> {
             stood: BTreeMap::new(),
             status: BTreeMap::new(),
             metered: BTreeMap::new(),
+            touched: None,
             before,
         };
         for (name, plan) in PLANS {
