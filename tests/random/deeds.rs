@@ -1,6 +1,6 @@
 //! Doing it, and what the test knows afterwards.
 
-use std::time::Instant;
+use std::{net::Ipv4Addr, time::Instant};
 
 use meter_tests::{
     Context, Failure, Result,
@@ -78,9 +78,10 @@ impl World<'_> {
         let exempt = traffic.exempt && (traffic.sent || !is_tap);
         let (world_mac, world_ip) = match exempt {
             true => (EXEMPT_MAC, EXEMPT_IP),
-            false => (self.node.world.mac, self.node.world.v4),
+            // An address that nobody has, so that nobody answers.
+            false => (self.node.world.mac, Ipv4Addr::new(10, 9, 0, 250)),
         };
-        let guest_ip = std::net::Ipv4Addr::new(10, 9, port.nic, port.machine);
+        let guest_ip = Ipv4Addr::new(10, 9, port.nic, port.machine);
         let mut ends = Ends {
             macs: (port.mac(), world_mac),
             ips: (guest_ip, world_ip),

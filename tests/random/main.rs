@@ -21,7 +21,12 @@ use std::{
 
 use meter_tests::{Context, Failure, Result, inspect::Inventory, needs, sandbox::Sandbox};
 
-use crate::{lots::Lots, wanted::Wanted, world::World};
+use crate::{
+    acts::{Act, Traffic},
+    lots::Lots,
+    wanted::Wanted,
+    world::World,
+};
 
 /// `cargo xtask test-random` sets them.
 const SEED: &str = "METERD_TEST_SEED";
@@ -81,6 +86,57 @@ fn after_random_operations_what_stands_is_what_is_wanted_and_in_the_end_nothing(
             .write_all(line.as_bytes())
             .could_not(|| "say so")
     })
+}
+
+/// What a draw would seldom bring about, in that order.
+fn script(acts: &[Act]) -> Result<()> {
+    if !needs::tcx()? || !needs::program("tc") || !needs::program("bridge") {
+        return Ok(());
+    }
+    Sandbox::run(|sandbox| {
+        let mut lots = Lots::new(0);
+        let mut world = World::new(sandbox, &mut lots)?;
+        world.settle()?;
+        for act in acts {
+            world
+                .perform(act, &mut lots)
+                .and_then(|()| world.settle().map(drop))
+                .could_not(|| format!("do {act:?}"))?;
+        }
+        leave(&mut world)
+    })
+}
+
+/// To or from the first interface of 102, more than its plan allows.
+const fn much(sent: bool) -> Act {
+    Act::Traffic(
+        2,
+        Traffic {
+            sent,
+            exempt: false,
+            frames: 250,
+            payload: 1470,
+        },
+    )
+}
+
+#[test]
+fn a_root_that_cannot_be_put_back_in_place_of_our_shaper_leaves_the_throttle_standing() -> Result<()>
+{
+    script(&[
+        Act::SetPlan(102, "slow"),
+        much(true),
+        Act::Pause(1500),
+        Act::Libvirt(2),
+        Act::Pause(2500),
+        much(false),
+        much(true),
+        Act::Pause(1500),
+        Act::DeleteRoot(2),
+        Act::Pause(1500),
+        much(false),
+        Act::TopUp(102, 2_000_000),
+    ])
 }
 
 fn run(world: &mut World<'_>, lots: &mut Lots, operations: u64, tally: &mut Tally) -> Result<()> {

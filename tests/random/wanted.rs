@@ -131,8 +131,6 @@ pub(crate) fn outlives(world: &World<'_>, found: &Found) -> Vec<String> {
 struct Seen {
     pins: BTreeSet<String>,
     ifbs: BTreeSet<String>,
-    /// Which may stand or not: what is left of a shaper where a foreign root took its place.
-    optional: BTreeSet<String>,
     said: Vec<String>,
     known: BTreeSet<String>,
 }
@@ -152,33 +150,24 @@ impl Seen {
             self.said.push(format!("there is no {name}"));
             return Ok(());
         };
-        let throttled = matches!(wanted, Some(Wanted::Throttle(_)));
         let foreign = [&roots.libvirt, &roots.pfifo].contains(&&there.roots[0]);
-        if throttled && !foreign {
+        // Where a root stands that could not be put back, the machine is policed.
+        let shaped = matches!(wanted, Some(Wanted::Throttle(_))) && !foreign;
+        if shaped {
             self.ifbs.insert(format!("mtrd{}", there.index));
             self.pins.insert(format!("{}-shape", there.index));
-        } else if throttled {
-            self.optional.insert(format!("mtrd{}", there.index));
-            self.optional.insert(format!("{}-shape", there.index));
         }
         if wanted.is_some() {
             for hook in ["sent", "received"] {
                 self.pins.insert(format!("{}-{hook}", there.index));
             }
         }
-        self.programs(there, wanted, throttled, foreign, found);
-        self.root(there, kind, throttled && !foreign, found);
+        self.programs(there, wanted, shaped, found);
+        self.root(there, kind, shaped, found);
         self.link(there, wanted, link.up)
     }
 
-    fn programs(
-        &mut self,
-        there: &There,
-        wanted: Option<Wanted>,
-        throttled: bool,
-        foreign: bool,
-        found: &Found,
-    ) {
+    fn programs(&mut self, there: &There, wanted: Option<Wanted>, shaped: bool, found: &Found) {
         for hook in Hook::BOTH {
             let programs = found.programs(&there.name, hook);
             let ours: Vec<&str> = programs
@@ -190,10 +179,10 @@ impl Seen {
                 Hook::Sent => (&["meter_sent"], &["meter_sent", "shape_sent"]),
                 Hook::Received => (&["meter_received"], &["meter_received"]),
             };
-            let fine = match (wanted, throttled) {
+            let fine = match (wanted, shaped) {
                 (None, _) => ours.is_empty(),
                 (_, false) => ours == meter,
-                (_, true) => ours == shape || foreign && ours == meter,
+                (_, true) => ours == shape,
             };
             let others = there.tcx.iter().filter(|(of, ..)| *of == hook).count()
                 + there.filters.iter().filter(|(of, _)| *of == hook).count();
@@ -290,10 +279,7 @@ impl Seen {
         let pins: BTreeSet<String> = found.pins.iter().cloned().collect();
         let ifbs: BTreeSet<String> = found.ifbs().map(str::to_owned).collect();
         for (what, found, wanted) in [("pins", &pins, &self.pins), ("IFBs", &ifbs, &self.ifbs)] {
-            let more: Vec<_> = found
-                .difference(wanted)
-                .filter(|it| !self.optional.contains(*it))
-                .collect();
+            let more: Vec<_> = found.difference(wanted).collect();
             let less: Vec<_> = wanted.difference(found).collect();
             if !more.is_empty() || !less.is_empty() {
                 self.said

@@ -253,13 +253,11 @@ impl<'a> World<'a> {
         let found = Found::take(&self.meterd.pins())?;
         self.look()?;
         let now = self.totals();
-        if now != before {
-            return Ok(vec![format!(
-                "something is under way: {before:?}, then {now:?}"
-            )]);
-        }
         let status = self.status.clone();
         let mut differences = wanted::differences(self, &status, &found)?;
+        if now != before {
+            differences.push(format!("under way: {before:?}, then {now:?}"));
+        }
         self.forget_what_drains(&status);
         for (machine, status) in &status {
             differences.extend(self.wire.difference(machine, Total::of(status)?));
