@@ -73,8 +73,11 @@ impl World<'_> {
         };
         let owner = self.owner(&name);
         let link = links::get(&name)?;
+        let routed = self.plugs[plug].is_routed();
         // Nobody could tell a TAP's exempt frames from others.
         let is_tap = link.kind == "tun";
+        // One that is no bridge's port does not say that it operates.
+        let operates = link.operates || is_tap && routed && link.up;
         let exempt = traffic.exempt && (traffic.sent || !is_tap);
         let (world_mac, world_ip) = match exempt {
             true => (EXEMPT_MAC, EXEMPT_IP),
@@ -98,13 +101,12 @@ impl World<'_> {
         self.look()?;
         let before = owner.as_ref().map(|owner| self.wire.total(owner));
         let begun = Instant::now();
-        let routed = self.plugs[plug].is_routed();
         if traffic.sent {
             let left = self.plugs[plug].send(&frame, frames);
             if let Some(owner) = &owner
                 && routed
             {
-                self.sent_to_nobody(owner, index, left, exempt, link.operates)?;
+                self.sent_to_nobody(owner, index, left, exempt, operates)?;
             }
         } else if routed {
             drop(meter_tests::topology::inject(&name, &frame, frames));
@@ -114,7 +116,7 @@ impl World<'_> {
         // What passes a link whose bridge does not forward yet was counted and is nowhere; so
         // is what others' queues have no room for.
         if let Some(owner) = &owner
-            && (!link.operates || !traffic.sent && theirs && frames > 100)
+            && (!operates || !traffic.sent && theirs && frames > 100)
         {
             self.wire.lost(owner);
         }
@@ -262,6 +264,8 @@ impl World<'_> {
                 Ok(())
             }
             Act::Down(plug) => {
+                let name = self.there(*plug)?.name.clone();
+                self.forget_what_waits(&name);
                 let running = self.daemon == Daemon::Running;
                 let there = self.there(*plug)?;
                 let up = links::get(&there.name)?.up;
@@ -283,6 +287,7 @@ impl World<'_> {
 
     fn create(&mut self, plug: usize, lots: &mut Lots) -> Result<()> {
         let of = &mut self.plugs[plug];
+        self.wire.begin(of.port.mac())?;
         let default = self.roots.default(of.kind).clone();
         of.create(&default)?;
         of.furnish(lots)
@@ -300,13 +305,17 @@ impl World<'_> {
             // It came and went unseen.
             self.wire.lost(&owner);
         }
-        if let Some(owner) = self.owner(&name)
+        self.forget_what_waits(&name);
+        self.plugs[plug].delete()
+    }
+
+    /// What waits in the shaper of an interface that goes is lost somewhere on the way.
+    fn forget_what_waits(&mut self, name: &str) {
+        if let Some(owner) = self.owner(name)
             && matches!(self.stood.get(&owner), Some(Wanted::Throttle(_)))
         {
-            // What waits in its shaper is lost somewhere on the way.
             self.wire.lost(&owner);
         }
-        self.plugs[plug].delete()
     }
 
     fn put_foreign(&mut self, act: &Act) -> Result<()> {

@@ -85,14 +85,7 @@ impl Wire {
         plugs: &mut [Plug],
         owner: impl Fn(&str) -> Option<String>,
     ) -> Result<()> {
-        let mut now: BTreeMap<Mac, Total> = BTreeMap::new();
-        for ((from, to), count) in self.world.flows()? {
-            let total = now.entry(*from).or_default();
-            match *to == EXEMPT_MAC {
-                true => total.exempt += count.bytes,
-                false => total.sent += count.bytes,
-            }
-        }
+        let now = self.came_to_the_world()?;
         for plug in plugs {
             let Some(name) = plug.there.as_ref().map(|there| there.name.clone()) else {
                 continue;
@@ -109,6 +102,31 @@ impl Wire {
             }
         }
         Ok(())
+    }
+
+    fn came_to_the_world(&mut self) -> Result<BTreeMap<Mac, Total>> {
+        let mut now: BTreeMap<Mac, Total> = BTreeMap::new();
+        for ((from, to), count) in self.world.flows()? {
+            let total = now.entry(*from).or_default();
+            match *to == EXEMPT_MAC {
+                true => total.exempt += count.bytes,
+                false => total.sent += count.bytes,
+            }
+        }
+        Ok(now)
+    }
+
+    /// An interface of this address is new: what came late from the one before is not its own.
+    pub(crate) fn begin(&mut self, mac: Mac) -> Result<()> {
+        let now = self.came_to_the_world()?;
+        self.from
+            .insert(mac, now.get(&mac).copied().unwrap_or_default());
+        Ok(())
+    }
+
+    /// Whether some machine's next comparison is a new beginning.
+    pub(crate) fn is_inexact(&self) -> bool {
+        !self.inexact.is_empty()
     }
 
     /// What a routed guest sent: its far end is the node itself.

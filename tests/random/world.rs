@@ -251,6 +251,10 @@ impl<'a> World<'a> {
         let before: Vec<Total> = self.totals();
         self.status = self.read_status()?;
         let found = Found::take(&self.meterd.pins())?;
+        if self.wire.is_inexact() {
+            // Who begins anew must not begin while something is still being read.
+            std::thread::sleep(Duration::from_millis(15));
+        }
         self.look()?;
         let now = self.totals();
         let status = self.status.clone();
