@@ -430,6 +430,11 @@ impl Node {
             .await?;
         let detail = format!("{why}; {}", after(&removed.root));
         self.quiet.changed_by_us(ifindex, clock::now().monotonic);
+        // The IFB let packets through until it went.
+        if let Some(touched) = self.enforcer.touched.get_mut(&ifindex) {
+            touched.last_sent = removed.figures.map(|last| last.traffic[1]);
+        }
+        self.measure_one(record.counter.slot).await?;
         self.enforced(record, None, &detail)?;
         // Only now: until the note is gone, too, this is not done.
         self.enforcer.touched.remove(&ifindex);

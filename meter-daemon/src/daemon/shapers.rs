@@ -36,6 +36,8 @@ pub(super) struct Touched {
     pub(super) saved: Option<SavedRoot>,
     /// What we last set its shaper to.
     pub(super) rate: Option<BitsPerSecond>,
+    /// What its IFB had let through when it went, until that is recorded.
+    pub(super) last_sent: Option<Bytes>,
 }
 
 fn note_prefix(boot: &BootId, netns: u64) -> String {
@@ -72,7 +74,13 @@ impl Enforcer {
                 );
                 None
             });
-            touched.insert(ifindex, Touched { saved, rate: None });
+            touched.insert(
+                ifindex,
+                Touched {
+                    saved,
+                    ..Touched::default()
+                },
+            );
         }
         for stray in shaping.stray_ifbs().await? {
             info!(
@@ -139,8 +147,15 @@ impl Enforcer {
                 Some(now)
             }
             // Not known at this moment, or somebody has removed the IFB: what came through is
-            // found with the next figures.
-            _ => Some(before),
+            // found with the next figures; of one that we removed we know its last.
+            _ => {
+                let last = self.touched.get(&ifindex).and_then(|it| it.last_sent);
+                let sent = last.unwrap_or_default().max(before.through[1]);
+                Some(Shaped {
+                    through: [before.through[0], sent],
+                    ..before
+                })
+            }
         }
     }
 }
