@@ -1,5 +1,6 @@
 //! The loop: observe, step, record, apply. It joins the parts and decides nothing itself.
 
+mod adopt;
 mod answers;
 mod arm;
 mod attach;
@@ -9,6 +10,7 @@ mod drops;
 mod enforce;
 mod figures;
 mod guests;
+mod history;
 mod interfaces;
 mod known;
 mod leave;
@@ -39,6 +41,7 @@ use tracing::{error, info, warn};
 use self::{answers::Then, enforce::Which, node::Node};
 pub use self::{
     attach::{Attached, Wanted, attach},
+    history::forget,
     leave::detach,
     open::Failure,
     survey::{Surveyed, survey},
@@ -424,14 +427,18 @@ impl Node {
         }
     }
 
-    fn prune(&mut self) {
-        let now = self.now();
+    fn retention(&self) -> Retention {
         let kept = &self.config.retention;
-        let retention = Retention {
+        Retention {
             minutes: kept.minutes,
             hours: kept.hours,
             days: kept.days,
-        };
+        }
+    }
+
+    fn prune(&mut self) {
+        let now = self.now();
+        let retention = self.retention();
         match self.ledger.prune(now, &retention) {
             Ok(pruned) => tracing::debug!(?pruned, "rows past their retention removed"),
             Err(failure) => warn!("removing rows past their retention: {failure}"),

@@ -348,3 +348,200 @@ fn help_goes_to_standard_output() {
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.contains("top-up"), "{out}");
 }
+
+/// A ledger with three closed periods of one machine and one of another; its configuration.
+fn ledger_with_closed_periods() -> tempfile::TempDir {
+    use meter_daemon::{
+        engine::{
+            record::{MachineChange, Running},
+            units::{Bytes, Traffic},
+        },
+        ledger::{Batch, Ledger},
+    };
+    let directory = configured();
+    let file = directory.path().join("meterd.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("state-directory = 'state'\n{text}")).unwrap();
+    let (mut ledger, _) = Ledger::open(&directory.path().join("state")).unwrap();
+    let at = |month: u64| format!("2026-{month:02}-01T00:00:00Z").parse().unwrap();
+    for (machine, month) in [("web1", 3), ("web1", 4), ("db1", 4), ("web1", 5)] {
+        let running = |month, sent| Running {
+            period_start: at(month),
+            period_end: at(month + 1),
+            traffic: Traffic {
+                received: Bytes(u64::MAX - month),
+                sent: Bytes(sent),
+                exempt: Bytes(0),
+            },
+            measured_to: at(month + 1),
+        };
+        let mut batch = Batch::empty(at(month + 1));
+        batch.changes.closed = vec![(machine.into(), running(month, month))];
+        batch.changes.machines = vec![MachineChange {
+            machine: machine.into(),
+            state: Some("{}".into()),
+            running: Running {
+                traffic: Traffic::ZERO,
+                ..running(month + 1, 0)
+            },
+        }];
+        ledger.record(&batch).unwrap();
+    }
+    directory
+}
+
+#[test]
+fn a_closed_periods_statement_is_the_same_bytes_whenever_it_is_exported() {
+    let directory = ledger_with_closed_periods();
+    let (code, all, err) = ran(meterd(&directory, &["export"]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    let parsed: Value = serde_json::from_str(&all).unwrap();
+    assert_eq!(parsed.as_array().unwrap().len(), 4);
+    assert_eq!(ran(meterd(&directory, &["export", "--json"])).1, all);
+    let file = directory.path().join("statements.csv");
+    let shown = file.to_str().unwrap();
+    let (code, csv, _) = ran(meterd(&directory, &["export", "web1", "--csv"]));
+    assert_eq!((code, csv.lines().count()), (0, 4));
+    let written = ran(meterd(
+        &directory,
+        &["export", "web1", "--csv", "--output", shown],
+    ));
+    assert_eq!((written.0, written.1.as_str()), (0, ""));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), csv);
+    let may = ["export", "web1", "--from", "2026-05-01T00:00:00Z"];
+    let (_, may, _) = ran(meterd(&directory, &may));
+    let may: Value = serde_json::from_str(&may).unwrap();
+    assert_eq!(may[0], parsed[3], "db1 and two of web1 stand before it");
+}
+
+#[test]
+fn statements_are_verified_with_the_published_key_and_a_changed_byte_is_exit_65() {
+    let directory = ledger_with_closed_periods();
+    let (_, key, _) = ran(meterd(&directory, &["export", "--public-key"]));
+    let key_file = directory.path().join("key.pub");
+    std::fs::write(&key_file, &key).unwrap();
+    let file = directory.path().join("statements");
+    let shown = file.to_str().unwrap();
+    for form in ["--csv", "--json"] {
+        let (_, text, _) = ran(meterd(&directory, &["export", form]));
+        std::fs::write(&file, &text).unwrap();
+        for key in [key.trim(), key_file.to_str().unwrap()] {
+            let verify = ["verify", shown, "--public-key", key];
+            let (code, out, err) = ran(meterd(&directory, &verify));
+            assert_eq!((code, err.as_str()), (0, ""), "{form}");
+            assert!(
+                out.contains("4 statements") && out.contains("web1: 1 to 3"),
+                "{out}"
+            );
+        }
+        std::fs::write(
+            &file,
+            text.replace("18446744073709551611", "18446744073709551612"),
+        )
+        .unwrap();
+        let verify = ["verify", shown, "--public-key", key.trim()];
+        let (code, _, err) = ran(meterd(&directory, &verify));
+        assert_eq!(code, 65);
+        assert!(
+            err.contains("was changed") && err.contains("1 of db1"),
+            "{err}"
+        );
+    }
+    let (code, _, err) = ran(meterd(&directory, &["verify", shown]));
+    assert_eq!(code, 64);
+    assert!(err.contains("--public-key"), "{err}");
+}
+
+/// By somebody else's program: `docs/statements.md` is all that it knows.
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "openssl is the independent verifier"
+)]
+fn openssl_finds_the_signatures_good_that_the_document_describes() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        println!("skipped: there is no openssl");
+        return;
+    }
+    let directory = ledger_with_closed_periods();
+    let (_, key, _) = ran(meterd(&directory, &["export", "--public-key"]));
+    let (_, all, _) = ran(meterd(&directory, &["export"]));
+    let all: Value = serde_json::from_str(&all).unwrap();
+    let bytes = |hex: &str| -> Vec<u8> {
+        let digits = hex.trim().as_bytes().chunks(2);
+        let pair = |pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        digits.map(pair).collect()
+    };
+    let place = |name: &str| directory.path().join(name);
+    let public = [bytes("302a300506032b6570032100"), bytes(&key)].concat();
+    std::fs::write(place("key.der"), public).unwrap();
+    let mut previous = std::collections::BTreeMap::new();
+    for statement in all.as_array().unwrap() {
+        let mut text = "meterd statement 1\n".to_owned();
+        for field in [
+            "ledger", "machine", "sequence", "start", "end", "received", "sent", "exempt",
+            "previous",
+        ] {
+            let value = &statement[field];
+            let value = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
+            text += &format!("{field} {value}\n");
+        }
+        std::fs::write(place("text"), &text).unwrap();
+        let signature = bytes(statement["signature"].as_str().unwrap());
+        std::fs::write(place("signature"), signature).unwrap();
+        let openssl = |arguments: &[&str]| {
+            let mut command = Command::new("openssl");
+            command.current_dir(directory.path()).args(arguments);
+            ran(command)
+        };
+        let verify = [
+            "pkeyutl",
+            "-verify",
+            "-pubin",
+            "-keyform",
+            "DER",
+            "-inkey",
+            "key.der",
+            "-rawin",
+            "-in",
+            "text",
+            "-sigfile",
+            "signature",
+        ];
+        let (code, out, err) = openssl(&verify);
+        assert_eq!(code, 0, "{out}{err}");
+        let (_, hash, _) = openssl(&["dgst", "-sha256", "-r", "text"]);
+        assert_eq!(hash.split(' ').next(), statement["hash"].as_str());
+        let machine = statement["machine"].as_str().unwrap();
+        let before = previous.insert(machine, statement["hash"].clone());
+        assert_eq!(
+            statement["previous"],
+            before.unwrap_or_else(|| "0".repeat(64).into())
+        );
+        std::fs::write(place("text"), text.replace("sent", "Sent")).unwrap();
+        assert_ne!(openssl(&verify).0, 0, "another text is not signed");
+    }
+    assert_eq!(previous.len(), 2);
+}
+
+#[test]
+fn a_ledger_that_does_not_add_up_is_exit_65_and_the_row_is_named() {
+    let directory = ledger_with_closed_periods();
+    let (code, out, _) = ran(meterd(&directory, &["verify", "--json"]));
+    assert_eq!(
+        code, 65,
+        "its periods were made up, and have no days: {out}"
+    );
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(told["ok"], false);
+    assert_eq!(told["difference"]["machine"], "web1");
+    assert_eq!(told["difference"]["resolution"], "period");
+    assert_eq!(told["difference"]["start"], "2026-03-01T00:00:00Z");
+    assert_eq!(told["difference"]["row"]["sent"], 3);
+    assert_eq!(told["difference"]["parts"]["sent"], 0);
+    let (code, _, err) = ran(meterd(&directory, &["verify"]));
+    assert_eq!(code, 65);
+    assert!(err.contains("the period of web1 from 2026-03-01"), "{err}");
+}

@@ -8,6 +8,7 @@
     reason = "a tool for the terminal"
 )]
 
+mod bench;
 mod build;
 mod cargo;
 mod demo;
@@ -47,6 +48,10 @@ Usage: cargo xtask VERB [OPTIONS]
   test-kernel [--kernel VMLINUZ] [--modules FOLDER] [FILTER]
                       what needs root, on another kernel, by default the newest
                       /boot/vmlinuz-6.1*: booted in QEMU, emulated and so slow; needs no root
+  bench ledger [--interfaces N]
+                      what the ledger of 10 000 machines costs, a release build, against its
+                      targets; the daemon itself with N interfaces (2000; 0: without it, which
+                      needs no root)
   lint                rustfmt, clippy for the workspace and for the kernel program,
                       rustdoc, cargo-deny; changes nothing
   lint --install      the same, first installing the pinned cargo-deny under <target>/tools
@@ -112,6 +117,7 @@ enum Verb {
     Test(test::Selection),
     TestCrash,
     TestKernel(test_kernel::Selection),
+    Bench(bench::Subject),
     Lint(lint::Deny),
     Ci,
 }
@@ -131,6 +137,9 @@ impl Verb {
             ("test-crash", []) => Ok(Self::TestCrash),
             ("test-kernel", rest) => test_kernel::Selection::read(rest)
                 .map(Self::TestKernel)
+                .map_err(Failure::Usage),
+            ("bench", rest) => bench::Subject::read(rest)
+                .map(Self::Bench)
                 .map_err(Failure::Usage),
             ("lint", []) => Ok(Self::Lint(lint::Deny::IfInstalled)),
             ("lint", ["--install"]) => Ok(Self::Lint(lint::Deny::Install)),
@@ -158,6 +167,7 @@ impl Verb {
             Self::Test(selection) => test::run(project, steps, selection),
             Self::TestCrash => test::run(project, steps, &test::Selection::every_crash()),
             Self::TestKernel(selection) => test_kernel::run(project, steps, selection),
+            Self::Bench(subject) => bench::run(project, steps, subject),
             Self::Lint(deny) => lint::run(project, steps, *deny),
             Self::Ci => {
                 lint::run(project, steps, lint::Deny::IfInstalled)?;

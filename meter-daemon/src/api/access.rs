@@ -32,7 +32,8 @@ impl Default for Access {
 
 impl Access {
     /// Whoever runs as this user and primary group.
-    pub(super) fn peer(&self, uid: u32, gid: u32) -> Peer {
+    #[must_use]
+    pub fn peer(&self, uid: u32, gid: u32) -> Peer {
         let user = self.user_name(uid);
         let may_change = uid == 0
             || self.group().is_some_and(|group| {

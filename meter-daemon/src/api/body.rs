@@ -90,6 +90,11 @@ impl Fields {
         std::mem::take(&mut self.0).into_iter()
     }
 
+    /// Whatever it is; null is absent.
+    pub(super) fn value(&mut self, key: &str) -> Option<Value> {
+        self.0.remove(key).filter(|value| !value.is_null())
+    }
+
     /// A text; null is absent.
     pub(super) fn text(&mut self, key: &str) -> Result<Option<String>, Problem> {
         match self.0.remove(key) {

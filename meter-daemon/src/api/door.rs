@@ -134,7 +134,11 @@ async fn answer(
     let fields = match route.verb {
         Verb::Get => query.only(route.keys)?,
         Verb::Post => {
-            let body = read(body, &door.limits).await?;
+            let limits = Limits {
+                body_bytes: route.largest.unwrap_or(door.limits.body_bytes),
+                ..door.limits
+            };
+            let body = read(body, &limits).await?;
             let query = query.only(&["dry_run"])?;
             Fields::from_body(&body)?.only(route.keys)?.and(query)?
         }

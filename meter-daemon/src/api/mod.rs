@@ -29,7 +29,7 @@ use crate::{
         command::CommandAction,
         units::{AccountId, MachineId},
     },
-    ledger::Resolution,
+    ledger::{Resolution, SeedRow},
 };
 
 /// Who is at the other end of the control socket, by the kernel's word.
@@ -111,6 +111,30 @@ pub enum Ask {
         /// Show what would happen, change nothing.
         dry_run: bool,
     },
+    /// `POST /v1/machines/ID/import`: usage that was measured elsewhere. Answer as of
+    /// [`Ask::Command`]; a [`Problem`] (409) where some of it is recorded already.
+    Import {
+        /// What.
+        import: Import,
+        /// Why.
+        reason: Option<String>,
+        /// `Idempotency-Key`.
+        key: Option<String>,
+        /// Show what would happen, change nothing.
+        dry_run: bool,
+    },
+    /// `POST /v1/machines/ID/forget`: the history of a machine that is neither configured nor
+    /// here. Answer as of [`Ask::Command`]; a [`Problem`] (409) where it may not be forgotten.
+    Forget {
+        /// Which.
+        machine: MachineId,
+        /// Why.
+        reason: Option<String>,
+        /// `Idempotency-Key`.
+        key: Option<String>,
+        /// Show what would be forgotten, forget nothing.
+        dry_run: bool,
+    },
     /// `POST /v1/reload`. Answer: `{"dry_run":…,"changes":["…"]}`; a [`Problem`] (422) with
     /// the rendered diagnostics where the new configuration is not valid. Doing it twice is
     /// doing it once, so a key is accepted and needs no memory.
@@ -145,6 +169,17 @@ pub enum Ask {
     },
     /// `GET /metrics`, on its own listener.
     Metrics,
+}
+
+/// Usage that was measured elsewhere.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Import {
+    /// Whose.
+    pub machine: MachineId,
+    /// In order, not overlapping, each with traffic.
+    pub rows: Vec<SeedRow>,
+    /// Where it is from: a file's name.
+    pub source: String,
 }
 
 /// A question, who asks, and where the answer goes.

@@ -1,7 +1,7 @@
 //! The control socket's paths: what may be said to each, and the [`Ask`] that it becomes.
 
 use super::{
-    Ask, Problem,
+    Ask, Import, Problem,
     body::{self, Fields, unfit},
 };
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
         quantity,
         units::{AccountId, Currency, MachineId},
     },
-    ledger::Resolution,
+    ledger::{Resolution, SeedRow},
 };
 
 /// Events in one answer, unless fewer are asked for.
@@ -18,12 +18,17 @@ const EVENTS: usize = 1_000;
 /// And never more than these: a reader goes on with `after`.
 const MOST_EVENTS: usize = 10_000;
 
+/// A month of minutes.
+const LARGEST_IMPORT: usize = 6 * 1024 * 1024;
+
 /// A path, what may be said to it, and what it asks.
 pub(super) struct Route {
     pub(super) verb: Verb,
     pub(super) path: &'static str,
     /// Keys of the query (`GET`) or the body (`POST`).
     pub(super) keys: &'static [&'static str],
+    /// A body's bytes at most, where it may be larger than others.
+    pub(super) largest: Option<usize>,
     pub(super) ask: fn(Input) -> Result<Question, Problem>,
 }
 
@@ -66,6 +71,7 @@ const fn get(
         verb: Verb::Get,
         path,
         keys,
+        largest: None,
         ask,
     }
 }
@@ -79,6 +85,7 @@ const fn post(
         verb: Verb::Post,
         path,
         keys,
+        largest: None,
         ask,
     }
 }
@@ -198,6 +205,29 @@ pub(super) const ROUTES: &[Route] = &[
     post("/v1/confirm", &["reason", "dry_run"], |input| {
         input.command(CommandAction::Confirm)
     }),
+    Route {
+        largest: Some(LARGEST_IMPORT),
+        ..post(
+            "/v1/machines/{id}/import",
+            &["rows", "source", "reason", "dry_run"],
+            import,
+        )
+    },
+    post(
+        "/v1/machines/{id}/forget",
+        &["reason", "dry_run"],
+        |mut input| {
+            let machine = input.machine();
+            let (reason, dry_run) = input.circumstances()?;
+            Ok(Ask::Forget {
+                machine,
+                reason,
+                key: input.key,
+                dry_run,
+            }
+            .into())
+        },
+    ),
     post("/v1/invoices/{id}/pay", &["reason", "dry_run"], |input| {
         let invoice = input.id.as_str().into();
         input.command(CommandAction::Pay { invoice })
@@ -321,6 +351,58 @@ fn set(mut input: Input) -> Result<Question, Problem> {
         dry_run,
     }
     .into())
+}
+
+fn import(mut input: Input) -> Result<Question, Problem> {
+    let machine = input.machine();
+    let source = input.fields.text("source")?;
+    let (reason, dry_run) = input.circumstances()?;
+    let example = "[{\"from\":\"2026-11-01T00:00:00Z\",\"to\":\"2026-11-02T00:00:00Z\",\
+                   \"received\":1000,\"sent\":500}]";
+    let rows = input
+        .fields
+        .value("rows")
+        .ok_or_else(|| unfit(format!("`rows` is missing; write it like {example}")))?;
+    let rows: Vec<SeedRow> = serde_json::from_value(rows)
+        .map_err(|error| unfit(format!("`rows`: {error}; write them like {example}")))?;
+    Ok(Ask::Import {
+        import: Import {
+            machine,
+            rows: ordered(rows)?,
+            source: source.unwrap_or_else(|| "the control socket".to_owned()),
+        },
+        reason,
+        key: input.key,
+        dry_run,
+    }
+    .into())
+}
+
+/// Rows in order of time, none overlapping; those without traffic say nothing.
+fn ordered(mut rows: Vec<SeedRow>) -> Result<Vec<SeedRow>, Problem> {
+    let mut before: Option<SeedRow> = None;
+    for (number, row) in (1..).zip(&rows) {
+        if row.from >= row.to {
+            return Err(unfit(format!(
+                "row {number} ends at {}, which is not after its beginning {}",
+                row.to, row.from
+            )));
+        }
+        if let Some(before) = before
+            && row.from < before.to
+        {
+            return Err(unfit(format!(
+                "row {number} begins at {}, before the row before it ends at {}",
+                row.from, before.to
+            )));
+        }
+        before = Some(*row);
+    }
+    rows.retain(|row| !row.traffic().is_zero());
+    if rows.is_empty() {
+        return Err(unfit("there is no row with traffic: nothing to import"));
+    }
+    Ok(rows)
 }
 
 fn balance(mut input: Input) -> Result<Question, Problem> {

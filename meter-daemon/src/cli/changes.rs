@@ -264,6 +264,10 @@ impl How {
         self.json
     }
 
+    pub(super) fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
     pub(super) fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }
@@ -273,7 +277,7 @@ impl How {
     }
 }
 
-fn outcome(answer: &Value) -> String {
+pub(super) fn outcome(answer: &Value) -> String {
     let dry_run = answer
         .get("dry_run")
         .and_then(Value::as_bool)

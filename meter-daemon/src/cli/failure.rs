@@ -18,6 +18,8 @@ impl Exit {
     pub const REFUSED: Self = Self(1);
     /// The command line is wrong.
     pub const USAGE: Self = Self(64);
+    /// What was given is wrong.
+    pub const DATA: Self = Self(65);
     /// A file that was given cannot be read.
     pub const NO_INPUT: Self = Self(66);
     /// The daemon is not running.
@@ -26,6 +28,8 @@ impl Exit {
     pub const SOFTWARE: Self = Self(70);
     /// The system lacks something.
     pub const SYSTEM: Self = Self(71);
+    /// A file cannot be made.
+    pub const CANNOT_CREATE: Self = Self(73);
     /// Reading or writing failed.
     pub const IO: Self = Self(74);
     /// It may work later.

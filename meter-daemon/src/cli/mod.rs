@@ -2,13 +2,16 @@
 //! the control socket, as any other program would.
 
 mod attach;
+mod books;
 mod changes;
 pub mod check;
 mod client;
 mod doctor;
 mod events;
 mod explain;
+mod export;
 mod failure;
+mod import;
 mod instant;
 mod money;
 mod out;
@@ -82,6 +85,18 @@ enum Command {
     Pay(money::Pay),
     /// Show an account's balance and transactions, or add to it
     Balance(money::Balance),
+    /// Say whether the ledger adds up to the byte; or a backup, or exported statements
+    Verify(books::Verify),
+    /// Write a copy of the ledger, also while the daemon runs
+    Backup(books::Backup),
+    /// Put a backup in the ledger's place, while the daemon is stopped
+    Restore(books::Restore),
+    /// Write signed statements of closed periods
+    Export(export::Export),
+    /// Bring in what a machine moved before it was metered here
+    Import(import::Import),
+    /// Delete the history of a machine that is neither configured nor here
+    Forget(import::Forget),
     /// Make the daemon read its configuration again
     Reload(service::Reload),
     /// Meter an interface now, and return when what stands against its machine stands
@@ -152,6 +167,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Invoices(args) => money::invoices(&args, &context),
         Command::Pay(args) => money::pay(&args, &context),
         Command::Balance(args) => money::balance(&args, &context),
+        Command::Verify(args) => books::verify(&args, &context),
+        Command::Backup(args) => books::backup(&args, &context),
+        Command::Restore(args) => books::restore(&args, &context),
+        Command::Export(args) => export::run(&args, &context),
+        Command::Import(args) => import::import(&args, &context),
+        Command::Forget(args) => import::forget(&args, &context),
         Command::Reload(args) => service::reload(&args, &context),
         Command::Attach(args) => attach::run(&args, &context),
         Command::Detach(args) => service::detach(&args, &context),

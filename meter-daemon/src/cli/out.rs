@@ -1,6 +1,10 @@
 //! What people and programs read: tables, figures and JSON on standard output.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    fs::{self, File},
+    io::{self, IsTerminal, Write},
+    path::Path,
+};
 
 use comfy_table::{
     Cell, CellAlignment, Color, ContentArrangement, Table as Comfy, presets::NOTHING,
@@ -75,6 +79,26 @@ pub(super) enum Side {
     Left,
     /// Figures.
     Right,
+}
+
+/// Writes a file that is whole or not there, over what was.
+pub(super) fn write_file(file: &Path, text: &str) -> Result<(), Failure> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let new = file.with_file_name(format!(".{name}.{}.new", std::process::id()));
+    let write = || -> io::Result<()> {
+        let mut written = File::create(&new)?;
+        written.write_all(text.as_bytes())?;
+        written.sync_all()?;
+        fs::rename(&new, file)
+    };
+    write().map_err(|error| {
+        // It may not even have been made.
+        let _ = fs::remove_file(&new);
+        Failure::new(
+            Exit::CANNOT_CREATE,
+            format!("cannot write {}: {error}", file.display()),
+        )
+    })
 }
 
 /// A table for people: no lines, aligned columns, nothing wrapped.

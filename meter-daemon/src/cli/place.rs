@@ -1,4 +1,4 @@
-//! Where things are, through the configuration file: the control socket, the pins.
+//! Where things are, through the configuration file: the control socket, the ledger, the pins.
 //!
 //! One key is needed of it, so one key is read: a client must reach a running daemon also
 //! while the file is being edited and not valid.
@@ -19,11 +19,18 @@ pub const CONFIG: &str = "/etc/meterd/meterd.toml";
 /// Unless the file says otherwise.
 const RUNTIME: &str = "/run/meterd";
 /// Unless the file says otherwise.
+const STATE: &str = "/var/lib/meterd";
+/// Unless the file says otherwise.
 const PINS: &str = "/sys/fs/bpf/meterd";
 
 /// The control socket of the daemon that runs with this file.
 pub(super) fn socket(config: &Path) -> Result<PathBuf, Failure> {
     Ok(directory(config, "runtime-directory", RUNTIME)?.join(socket::NAME))
+}
+
+/// Where the ledger is.
+pub(super) fn state_directory(config: &Path) -> Result<PathBuf, Failure> {
+    directory(config, "state-directory", STATE)
 }
 
 /// Where the kernel's programs and maps are pinned.

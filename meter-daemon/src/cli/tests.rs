@@ -49,6 +49,18 @@ fn every_command_of_the_manual_is_understood() {
         "meterd balance acme",
         "meterd balance acme --add 50_EUR --reason transfer",
         "meterd balance acme --add -2.50",
+        "meterd verify",
+        "meterd verify --json",
+        "meterd verify statements.json --public-key statements.pub",
+        "meterd backup /backup/ledger.db --replace --json",
+        "meterd restore /backup/ledger.db --reason disk --key k",
+        "meterd restore /backup/ledger.db --dry-run",
+        "meterd export",
+        "meterd export web1 --from 2026-01-01 --csv --output statements.csv",
+        "meterd export --public-key",
+        "meterd import web1 --from usage.csv --key k",
+        "meterd import web1 --from vnstat.json --interface eth0 --seen-from guest --time-zone UTC",
+        "meterd forget web1 --yes --reason cancelled",
         "meterd reload --dry-run --json",
         "meterd detach --dry-run",
         "meterd attach vnet7 --machine web1 --timeout 2s --json",
@@ -87,7 +99,7 @@ fn config_is_taken_before_and_after_a_commands_arguments_and_has_a_default() {
 fn every_command_that_changes_takes_key_reason_and_dry_run_and_every_one_that_prints_json() {
     let changes = [
         "top-up", "set", "unset", "suspend", "lift", "confirm", "cancel", "pay", "balance",
-        "reload", "attach", "detach",
+        "reload", "attach", "detach", "restore", "import", "forget",
     ];
     for command in Cli::command().get_subcommands() {
         let takes = |option: &str| {
@@ -128,6 +140,13 @@ fn slips_are_usage_errors_that_say_what_to_write() {
         ("meterd set web1 cost-limit=10", "10 USD"),
         ("meterd unset web1 colour", "renewal-day"),
         ("meterd lift", "MACHINE"),
+        ("meterd import web1", "--from"),
+        (
+            "meterd import web1 --from x --time-zone Nowhere/City",
+            "Nowhere/City",
+        ),
+        ("meterd export --public-key web1", "cannot be used with"),
+        ("meterd export --csv --json", "cannot be used with"),
         ("meterd lift web1 --all", "cannot be used with"),
         (
             "meterd lift web1 --for 1h --until 2026-12-01",

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     attach::Wanted,
     figures,
+    history::Said,
     node::{CycleError, Node, is_refusal},
     records,
 };
@@ -96,6 +97,34 @@ impl Node {
                     })
                     .collect();
                 self.change(commands, key, dry_run).await
+            }
+            Ask::Import {
+                import,
+                reason,
+                key,
+                dry_run,
+            } => {
+                let said = Said {
+                    author: peer.name,
+                    reason,
+                    key,
+                    dry_run,
+                };
+                self.import(import, said).await
+            }
+            Ask::Forget {
+                machine,
+                reason,
+                key,
+                dry_run,
+            } => {
+                let said = Said {
+                    author: peer.name,
+                    reason,
+                    key,
+                    dry_run,
+                };
+                self.forget(&machine, said).await
             }
             Ask::Reload { dry_run, .. } => self.reload_asked(config_path, links, dry_run).await,
             Ask::Detach { dry_run, .. } => {
@@ -256,14 +285,8 @@ impl Node {
             return command_answer(&effects, true);
         }
         let request = canonical(&commands);
-        if let Some(key) = &key {
-            let known = self
-                .ledger
-                .answer(key)
-                .map_err(|error| unreadable(&error))?;
-            if let Some(known) = known {
-                return repeated(&known, &request);
-            }
+        if let Some(answer) = self.answered(key.as_deref(), &request)? {
+            return Ok(answer);
         }
         if let Some(author) = confirms_clock {
             return self.clock_confirmed(&author, key, request).await;
@@ -283,6 +306,20 @@ impl Node {
             .await
             .map_err(cannot_record)?;
         command_answer(&effects, false)
+    }
+
+    /// What was answered when this was asked under this key before.
+    pub(super) fn answered(
+        &self,
+        key: Option<&str>,
+        request: &str,
+    ) -> Result<Option<Value>, Problem> {
+        let Some(key) = key else { return Ok(None) };
+        let known = self
+            .ledger
+            .answer(key)
+            .map_err(|error| unreadable(&error))?;
+        known.map(|known| repeated(&known, request)).transpose()
     }
 
     /// Who confirms, while the wall clock waits for it. What the circuit breaker holds back is
@@ -412,12 +449,12 @@ fn unknown(what: &str, name: &impl std::fmt::Display) -> Problem {
     )
 }
 
-fn unreadable(error: &LedgerError) -> Problem {
+pub(super) fn unreadable(error: &LedgerError) -> Problem {
     Problem::new(503, "the ledger cannot be read", error)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
-fn cannot_record(error: CycleError) -> Problem {
+pub(super) fn cannot_record(error: CycleError) -> Problem {
     let title = match error {
         CycleError::Host(_) | CycleError::Netlink(_) => "the counters cannot be read",
         CycleError::Ledger(_) => "the ledger cannot be written",

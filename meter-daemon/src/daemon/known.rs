@@ -69,6 +69,24 @@ impl Known {
         }
     }
 
+    /// The same without a machine.
+    pub(crate) fn without(&self, machine: &MachineId) -> Self {
+        let others = self.0.iter().filter(|(known, _)| *known != machine);
+        Self(
+            others
+                .map(|(known, plan)| (known.clone(), plan.clone()))
+                .collect(),
+        )
+    }
+
+    /// The note that makes a machine unknown.
+    pub(crate) fn note_without(machine: &MachineId) -> HostNote {
+        HostNote {
+            key: format!("{PREFIX}{machine}"),
+            value: None,
+        }
+    }
+
     /// The terms of everybody: configured, here now, or known from before.
     pub(crate) fn terms(&self, interfaces: &Interfaces, config: &Config) -> Terms {
         let mut claims: BTreeMap<MachineId, Claim> = self

@@ -66,6 +66,8 @@ pub(crate) struct Node {
     pub(super) links: HeldLinks,
     pub(super) arms: Arms,
     pub(super) slots: Slots,
+    /// Handed out for the first time since the ledger's last record, when that was opened.
+    pub(super) first_since: Vec<Slot>,
     pub(super) known: Known,
     pub(super) audit: Audit,
     pub(super) drops: Drops,
@@ -358,7 +360,17 @@ impl Node {
 
     /// One transaction; with it the engine's new state and the cursors become the truth.
     pub(super) fn commit(&mut self, batch: &Batch, next: Engine) -> Result<(), LedgerError> {
-        if let Err(failure) = self.ledger.record(batch) {
+        self.commit_by(batch, next, Ledger::record)
+    }
+
+    /// The same, with something else in the transaction.
+    pub(super) fn commit_by(
+        &mut self,
+        batch: &Batch,
+        next: Engine,
+        write: impl FnOnce(&mut Ledger, &Batch) -> Result<(), LedgerError>,
+    ) -> Result<(), LedgerError> {
+        if let Err(failure) = write(&mut self.ledger, batch) {
             if self.tally.ledger_failed() {
                 error!("{failure}; the kernel counts on, and the next good commit takes all");
             }

@@ -14,6 +14,7 @@ use rust_decimal::prelude::ToPrimitive as _;
 use tracing::{info, warn};
 
 use super::{
+    adopt::Generations,
     arm::Arms,
     audit::Audit,
     drops::Drops,
@@ -101,6 +102,7 @@ impl Failure {
     pub fn exit_status(&self) -> u8 {
         const DATAERR: u8 = 65;
         const OSERR: u8 = 71;
+        const CANTCREAT: u8 = 73;
         const IOERR: u8 = 74;
         const TEMPFAIL: u8 = 75;
         const NOPERM: u8 = 77;
@@ -109,7 +111,12 @@ impl Failure {
             Self::Configuration { .. } => CONFIG,
             Self::Ledger(error) => match error {
                 LedgerError::Held { .. } | LedgerError::Locked { .. } => TEMPFAIL,
-                LedgerError::Corrupt { .. } | LedgerError::Newer { .. } => DATAERR,
+                LedgerError::Corrupt { .. }
+                | LedgerError::Newer { .. }
+                | LedgerError::Differs { .. }
+                | LedgerError::Key { .. }
+                | LedgerError::Restoring { .. } => DATAERR,
+                LedgerError::Exists { .. } => CANTCREAT,
                 LedgerError::Permission { .. } => NOPERM,
                 _ => IOERR,
             },
@@ -192,7 +199,8 @@ impl Node {
             .iter()
             .any(|highest| highest.boot == boot);
         // Not by the last record: a first start that was cut short has one, and has seen nothing.
-        let later_boot = !same_boot && !remembered.highest.is_empty();
+        let has_looked = !remembered.highest.is_empty();
+        let later_boot = !same_boot && has_looked;
         let mut guests = Guests::new(&boot, netns, &remembered.notes);
         guests.look(&config, moment.monotonic);
         let known = Known::from_notes(&remembered.notes);
@@ -225,12 +233,30 @@ impl Node {
         let generations = generations
             .into_iter()
             .filter(|(of, ..)| *of == map_set)
-            .map(|(_, slot, generation)| (slot, generation));
+            .map(|(_, slot, generation)| (slot, generation))
+            .collect();
+        let generations = Generations::of(&programs, generations)?;
+        let (superseded, live): (Vec<_>, Vec<_>) = live
+            .into_iter()
+            .partition(|record| generations.is_superseded(record));
+        // A ledger that begins knows nothing of what was counted before it.
+        let first_since = if has_looked {
+            generations.first_since()
+        } else {
+            Vec::new()
+        };
         let terms = Arc::new(known.terms(&interfaces, &config));
         let engine = Engine::new(terms, kept, engine_settings(&config))?;
 
         let mut node = Self {
-            slots: Slots::new(boot.clone(), map_set, programs.slots(), live, generations),
+            slots: Slots::new(
+                boot.clone(),
+                map_set,
+                programs.slots(),
+                live,
+                generations.newest(),
+            ),
+            first_since,
             config,
             boot,
             clock: clock_of_engine,
@@ -262,6 +288,7 @@ impl Node {
             _lock: lock,
         };
         node.end_counters(now, &ended)?;
+        node.end_superseded(now, &superseded)?;
         Ok(node)
     }
 
@@ -297,7 +324,7 @@ impl Node {
     }
 
     /// Programs that stand are the ledger's, or they go.
-    pub(super) fn adopt_attached(&mut self) -> Result<(), HostError> {
+    pub(super) fn adopt_attached(&mut self) -> Result<(), CycleError> {
         for attached in self.programs.attached()? {
             let (ifindex, slot) = (attached.ifindex, attached.slot);
             // An older slot of the interface counts on until the newer one is attached.
@@ -305,7 +332,7 @@ impl Node {
                 record.interface.ifindex == ifindex
                     && record.counter.generation.0 == attached.generation
             });
-            if !known {
+            if !known && !self.take_over(&attached)? {
                 warn!(
                     ifindex,
                     "letting go of programs that the ledger does not know"

@@ -42,7 +42,7 @@ fn engine_event(event: &Event) -> EventRecord {
 }
 
 /// Something the host saw or did. `fields` is a JSON object.
-fn host_event(
+pub(crate) fn host_event(
     time: Timestamp,
     name: &str,
     machine: Option<&MachineId>,
@@ -221,6 +221,23 @@ pub(crate) fn counter_ended(time: Timestamp, record: &SlotRecord) -> EventRecord
             "interface": record.name,
             "detail": "its maps are gone (a reboot, or the pins were removed); \
                        the next counter is new and counts whole",
+        }),
+    )
+}
+
+/// The ledger is older than the kernel's counters, and this one has counted for others since.
+pub(crate) fn counter_superseded(time: Timestamp, record: &SlotRecord) -> EventRecord {
+    host_event(
+        time,
+        "counter-superseded",
+        Some(&record.machine),
+        json!({
+            "interface": record.name,
+            "slot": record.counter.slot,
+            "generation": record.counter.generation,
+            "detail": "its counter was handed on since the backup that the ledger was restored from; \
+                       what this machine moved by it after the backup is in the ledger that was put \
+                       aside, and nobody is credited with it here",
         }),
     )
 }

@@ -53,16 +53,24 @@ impl Slots {
         }
     }
 
+    /// What a slot's counter is called, but for its generation.
+    pub(crate) fn name(&self, slot: Slot) -> CounterId {
+        CounterId {
+            boot: self.boot.clone(),
+            map_set: self.map_set,
+            slot,
+            generation: Generation(0),
+        }
+    }
+
     /// The free slots, each under its next generation: what a record says of one is up to the
     /// caller. Nothing is handed out until [`Slots::commit`].
     pub(crate) fn free(&self) -> impl Iterator<Item = CounterId> {
         self.free.iter().map(|slot| {
             let last = self.generations.get(slot);
             CounterId {
-                boot: self.boot.clone(),
-                map_set: self.map_set,
-                slot: *slot,
                 generation: Generation(last.map_or(1, |last| last.0.wrapping_add(1))),
+                ..self.name(*slot)
             }
         })
     }

@@ -13,6 +13,7 @@ mod effective;
 pub mod event;
 pub mod explain;
 mod forecast;
+mod history;
 mod kept;
 mod machine;
 mod money;

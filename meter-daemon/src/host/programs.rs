@@ -302,6 +302,15 @@ impl Programs {
         rcu::Expedited::for_interfaces(interfaces, &self.runtime_directory)
     }
 
+    /// For which of its owners a slot was last handed out; 0 where it never was. Letting go of
+    /// it changes nothing of that.
+    ///
+    /// # Errors
+    /// Where there is no such slot, or the kernel does not say.
+    pub fn generation(&self, slot: u32) -> Result<u32, HostError> {
+        Ok(self.maps.interface(slot)?.generation)
+    }
+
     /// What every slot shows, up to the highest that was handed out.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rusqlite::OpenFlags;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::{Batch, EventRecord, Ledger, LedgerError, Lock, Reader, Verified, file};
+use super::{Batch, CommandRecord, EventRecord, Ledger, LedgerError, Lock, Reader, Verified, file};
 
 /// What becomes of a file that stands where the backup is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +160,8 @@ pub fn verify_file(path: &Path) -> Result<Verified, LedgerError> {
 }
 
 /// Puts a backup in the ledger's place. The lock says that no daemon runs. The backup is
-/// copied, led to the newest schema and verified first; `event` is recorded in it.
+/// copied, led to the newest schema and verified first; what `finish` says of the last
+/// instant that it knows of is recorded in it.
 ///
 /// # Errors
 /// Why it was not done; the ledger is what it was before, unless the error says otherwise.
@@ -168,12 +169,12 @@ pub fn restore(
     directory: &Path,
     from: &Path,
     at: Timestamp,
-    event: impl FnOnce(Option<Timestamp>) -> EventRecord,
+    finish: impl FnOnce(Option<Timestamp>) -> (EventRecord, Option<CommandRecord>),
     _lock: &Lock,
 ) -> Result<Restored, LedgerError> {
     let (ledger, pending) = (directory.join(file::NAME), file::restoring(directory));
     let copy = directory.join(format!("restore.{}", std::process::id()));
-    let prepared = prepare(from, &copy, at, event);
+    let prepared = prepare(from, &copy, at, finish);
     let restored = prepared.and_then(|(verified, last)| {
         let io =
             |error| LedgerError::io("putting the backup in the ledger's place", &ledger, &error);
@@ -202,7 +203,7 @@ fn prepare(
     from: &Path,
     copy: &Path,
     at: Timestamp,
-    event: impl FnOnce(Option<Timestamp>) -> EventRecord,
+    finish: impl FnOnce(Option<Timestamp>) -> (EventRecord, Option<CommandRecord>),
 ) -> Result<(Verified, Option<Timestamp>), LedgerError> {
     const ATTEMPT: &str = "copying the backup";
     drop(file::connect(from, OpenFlags::SQLITE_OPEN_READ_ONLY)?);
@@ -215,8 +216,10 @@ fn prepare(
     let reader = ledger.reader()?;
     let verified = whole(&reader, from).map_err(|error| error.of(from))?;
     drop(reader);
+    let (event, command) = finish(remembered.last);
     ledger.record(&Batch {
-        events: vec![event(remembered.last)],
+        events: vec![event],
+        commands: command.into_iter().collect(),
         // Not now: what was counted since then is still to be taken in.
         ..Batch::empty(remembered.last.unwrap_or(at))
     })?;

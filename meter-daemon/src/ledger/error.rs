@@ -140,6 +140,15 @@ pub enum LedgerError {
         /// The first row that differs.
         difference: String,
     },
+    /// The key for statements is none.
+    #[error(
+        "the key for statements {} is damaged: it should be 64 hexadecimal digits. It was left as it          is. Put back a copy; without one, move it away: statements are then signed by a new key,          to be published anew",
+        file.display()
+    )]
+    Key {
+        /// The key's file.
+        file: PathBuf,
+    },
     /// A machine's hours are of a zone that cannot be found.
     #[error(
         "the ledger {} has hours in the time zone `{zone}`, which this system's time zone \

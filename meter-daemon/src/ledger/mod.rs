@@ -8,6 +8,8 @@ mod backup;
 pub mod cursor;
 mod error;
 mod file;
+mod forget;
+mod key;
 mod lock;
 mod memory;
 mod outbox;
@@ -18,10 +20,12 @@ mod remember;
 mod retention;
 mod rollup;
 mod schema;
+mod seed;
 mod settled;
 mod slots;
 mod sqlite;
 mod standing;
+pub mod statement;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -38,11 +42,14 @@ use crate::engine::{
 pub use self::{
     backup::{BackedUp, Existing, Restored, backup, is_database, restore, verify_file},
     error::LedgerError,
+    forget::Holdings,
+    key::{key_file, signing_key},
     lock::{Lock, lock},
     outbox::Queued,
     query::EventFilter,
     reader::Reader,
     retention::Pruned,
+    seed::{Seed, SeedRow},
     sqlite::Ledger,
     verify::{Difference, Parts, Verified},
 };

@@ -9,8 +9,11 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{
-    EventFilter, LedgerError, Queued, Resolution, UsageRow, Verified, file, outbox, query,
-    remember, schema, value::Instant, verify,
+    CommandRecord, EventFilter, Holdings, LedgerError, Queued, Resolution, Seed, UsageRow,
+    Verified, file, forget, outbox, query, remember, schema, seed,
+    statement::{self, Statement},
+    value::Instant,
+    verify,
 };
 use crate::engine::units::MachineId;
 
@@ -105,6 +108,37 @@ impl Reader {
         self.read("reading the outbox", outbox::waiting)
     }
 
+    /// What a command under this key was answered.
+    ///
+    /// # Errors
+    /// Why it could not be looked up.
+    pub fn answer(&self, key: &str) -> Result<Option<CommandRecord>, LedgerError> {
+        self.read("looking up a command's key", |connection| {
+            query::answer(connection, key)
+        })
+    }
+
+    /// Why usage from elsewhere cannot be taken, if it cannot: it was taken already, or is of
+    /// time that is recorded.
+    ///
+    /// # Errors
+    /// Why that could not be looked up.
+    pub fn refuses(&self, seed: &Seed) -> Result<Option<String>, LedgerError> {
+        self.read("comparing with what is recorded", |connection| {
+            seed::refusal(connection, seed)
+        })
+    }
+
+    /// What there is of a machine, where it is known.
+    ///
+    /// # Errors
+    /// Why it could not be read.
+    pub fn holdings(&self, machine: &MachineId) -> Result<Option<Holdings>, LedgerError> {
+        self.read("reading a machine's history", |connection| {
+            forget::holdings(connection, machine)
+        })
+    }
+
     /// When the last batch was recorded.
     ///
     /// # Errors
@@ -115,6 +149,17 @@ impl Reader {
                 let recorded: Option<Instant> = row.get(0)?;
                 Ok(recorded.map(|Instant(at)| at))
             })
+        })
+    }
+
+    /// The statements of closed periods, of every machine in order of name or of one, each
+    /// machine's in order of time.
+    ///
+    /// # Errors
+    /// Why they could not be read.
+    pub fn statements(&self, only: Option<&MachineId>) -> Result<Vec<Statement>, LedgerError> {
+        self.read("reading closed periods", |connection| {
+            statement::all(connection, only)
         })
     }
 

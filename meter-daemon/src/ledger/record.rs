@@ -1,6 +1,6 @@
 //! A batch into the tables, within one transaction of the caller's.
 
-use jiff::tz::TimeZone;
+use jiff::{Timestamp, tz::TimeZone};
 use rusqlite::{CachedStatement, Connection, params};
 
 use super::{
@@ -103,6 +103,45 @@ fn usage(connection: &Connection, memory: &mut Memory, usage: &[Usage]) -> rusql
         }
         memory.touched.insert((key, usage.machine.clone()));
     }
+    write(connection, memory, over)
+}
+
+/// Usage of the past, from elsewhere: as [`usage`], but in whatever zones the machine was,
+/// and rows that begin before their resolution's horizon are left out. Where some were, the
+/// horizon is theirs from now on.
+pub(super) fn seeded(
+    connection: &Connection,
+    memory: &mut Memory,
+    usage: &[Usage],
+    horizons: [Timestamp; 3],
+) -> rusqlite::Result<()> {
+    let mut over = Over::default();
+    for usage in usage {
+        let key = machine(connection, memory, &usage.machine)?;
+        if let Some(known) = memory.machines.get_mut(&usage.machine) {
+            if known.zones.last().is_none() {
+                keep_zone(connection, known, usage)?;
+            }
+            roll_up(known, usage, &mut over);
+        }
+        memory.touched.insert((key, usage.machine.clone()));
+    }
+    let columns = ["minutes_from", "hours_from", "days_from"];
+    for (index, (horizon, column)) in horizons.into_iter().zip(columns).enumerate() {
+        let (table, all) = (Table::HISTORIES[index], over[index].len());
+        over[index].retain(|(key, _)| table.parts(*key).0 >= horizon);
+        if over[index].len() < all {
+            connection.execute(
+                &format!("UPDATE ledger SET {column} = max(coalesce({column}, ?1), ?1)"),
+                [Instant(horizon)],
+            )?;
+        }
+    }
+    write(connection, memory, over)
+}
+
+/// Rows that are over into their tables, and the open ones.
+fn write(connection: &Connection, memory: &mut Memory, over: Over) -> rusqlite::Result<()> {
     for (table, mut rows) in Table::HISTORIES.into_iter().zip(over) {
         // In the order of the keys: rows of a new minute are then appended, which packs
         // pages full, instead of splitting them in half.

@@ -53,15 +53,17 @@ pub(super) fn check(connection: &Connection, file: &Path) -> Result<i64, LedgerE
     Ok(found)
 }
 
-/// Leads from `version` to the newest, each step a transaction of its own.
+/// Leads from `version` to the newest, whole or not at all.
 pub(super) fn migrate(connection: &mut Connection, version: i64) -> rusqlite::Result<()> {
-    let done = usize::try_from(version).unwrap_or(0);
-    for (migration, version) in MIGRATIONS.iter().zip(1_i64..).skip(done) {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        migration(&transaction)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", version)?;
-        transaction.commit()?;
+    if version == known() {
+        return Ok(());
     }
-    Ok(())
+    let done = usize::try_from(version).unwrap_or(0);
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for migration in MIGRATIONS.iter().skip(done) {
+        migration(&transaction)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", known())?;
+    transaction.commit()
 }

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::{
-    Batch, CommandRecord, LedgerError, Pruned, Reader, Remembered, Retention, Store, file,
-    memory::Memory, outbox, query, record, remember, retention, standing::Standing,
+    Batch, CommandRecord, LedgerError, Pruned, Reader, Remembered, Retention, Seed, Store, file,
+    forget, memory::Memory, outbox, query, record, remember, retention, seed, standing::Standing,
 };
+use crate::engine::units::MachineId;
 
 /// The writer.
 #[derive(Debug)]
@@ -59,6 +60,41 @@ impl Ledger {
     /// # Errors
     /// Why nothing was recorded.
     pub fn record(&mut self, batch: &Batch) -> Result<(), LedgerError> {
+        self.write(batch, |_, _| Ok(()))
+    }
+
+    /// Records a step with usage that was brought in from elsewhere. `retention` as for
+    /// [`Self::prune`].
+    ///
+    /// # Errors
+    /// Why nothing was recorded.
+    pub fn seed(
+        &mut self,
+        batch: &Batch,
+        seed: &Seed,
+        retention: &Retention,
+    ) -> Result<(), LedgerError> {
+        self.write(batch, |connection, memory| {
+            seed::record(connection, memory, seed, batch.at, retention)
+        })
+    }
+
+    /// Records a step, and forgets everything of a machine but its events.
+    ///
+    /// # Errors
+    /// Why nothing was recorded, and nothing forgotten.
+    pub fn forget(&mut self, batch: &Batch, machine: &MachineId) -> Result<(), LedgerError> {
+        self.write(batch, |connection, memory| {
+            forget::forget(connection, memory, machine)
+        })
+    }
+
+    /// A batch and what goes with it in one transaction.
+    fn write(
+        &mut self,
+        batch: &Batch,
+        more: impl FnOnce(&Connection, &mut Memory) -> rusqlite::Result<()>,
+    ) -> Result<(), LedgerError> {
         self.stand()?;
         let memory = self.memory.take();
         let write = || {
@@ -68,6 +104,7 @@ impl Ledger {
                 None => Memory::load(&transaction)?,
             };
             record::batch(&transaction, &mut memory, batch)?;
+            more(&transaction, &mut memory)?;
             transaction.commit()?;
             Ok(memory)
         };

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::engine::units::Bytes;
+use crate::{cli::out::when, engine::units::Bytes};
 
 pub(super) fn sentence(event: &Value) -> String {
     let text = |key: &str| event.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -16,8 +16,17 @@ pub(super) fn sentence(event: &Value) -> String {
         "traffic-unknown"
         | "counter-fell"
         | "counter-ended"
+        | "counter-superseded"
         | "enforcement-failed"
         | "enforcement-changed" => format!("{interface}: {detail}"),
+        "imported" => imported(event),
+        "forgotten" => forgotten(event),
+        "ledger-restored" => format!(
+            "the backup {} took the ledger's place, by {}{}",
+            text("file"),
+            text("by"),
+            because(text("reason"))
+        ),
         "clock-stepped" => detail.to_owned(),
         "configuration-reloaded" => reloaded(event),
         _ => match event.get("message").and_then(Value::as_str) {
@@ -39,6 +48,42 @@ fn attached(event: &Value, interface: &str) -> String {
     format!(
         "{interface} is metered; the {received} received and {sent} sent before are counted, too, \
          by the interface's own counters"
+    )
+}
+
+fn because(reason: &str) -> String {
+    match reason {
+        "" => String::new(),
+        reason => format!(": {reason}"),
+    }
+}
+
+fn imported(event: &Value) -> String {
+    let text = |key: &str| event.get(key).and_then(Value::as_str).unwrap_or_default();
+    let bytes = |key: &str| Bytes(event.get(key).and_then(Value::as_u64).unwrap_or_default());
+    format!(
+        "{} received and {} sent from {} to {} were brought in from {}, {} of it in the running \
+         period, by {}{}",
+        bytes("received"),
+        bytes("sent"),
+        when(text("from")),
+        when(text("to")),
+        text("source"),
+        bytes("in_period"),
+        text("by"),
+        because(text("reason"))
+    )
+}
+
+fn forgotten(event: &Value) -> String {
+    let text = |key: &str| event.get(key).and_then(Value::as_str).unwrap_or_default();
+    let bytes = |key: &str| Bytes(event.get(key).and_then(Value::as_u64).unwrap_or_default());
+    format!(
+        "everything known of it, {} received and {} sent in all, by {}{}",
+        bytes("received"),
+        bytes("sent"),
+        text("by"),
+        because(text("reason"))
     )
 }
 

@@ -1,5 +1,6 @@
 //! What the ledger promises, tried.
 
+mod backup;
 mod conservation;
 mod crash;
 mod faults;
@@ -7,6 +8,7 @@ mod measure;
 mod power;
 mod released;
 mod round_trip;
+mod seeds;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
