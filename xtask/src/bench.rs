@@ -2,31 +2,45 @@
 //! fails nothing; what must hold whatever the machine does.
 
 mod ledger;
+mod traffic;
 
-use crate::{project::Project, steps::Steps};
+use crate::{cargo, project::Project, steps::Steps};
 
 /// What is measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
+    /// Packets, beside what others count with.
+    Traffic(traffic::Rounds),
     /// The ledger of a full node.
     Ledger(ledger::Options),
 }
 
 impl Subject {
-    /// Reads `ledger [--interfaces N]`.
+    /// Reads nothing, `--quick`, or `ledger [--interfaces N]`.
     pub(crate) fn read(arguments: &[&str]) -> Result<Self, String> {
         match arguments.split_first() {
             Some((&"ledger", rest)) => ledger::Options::read(rest).map(Self::Ledger),
+            None => Ok(Self::Traffic(traffic::Rounds::All)),
+            Some((&"--quick", [])) => Ok(Self::Traffic(traffic::Rounds::One)),
             Some((other, _)) => Err(format!("`bench` does not measure `{other}`")),
-            None => Err("`bench` takes what to measure: `ledger`".to_owned()),
         }
     }
 }
 
 pub(crate) fn run(project: &Project, steps: &mut Steps, subject: &Subject) -> Result<(), String> {
     match subject {
+        Subject::Traffic(rounds) => traffic::run(project, steps, *rounds),
         Subject::Ledger(options) => ledger::run(project, steps, options),
     }
+}
+
+/// A measurement is an example program of meter-daemon, built for release.
+fn build_measurement(project: &Project, steps: &mut Steps, name: &str) -> Result<(), String> {
+    steps.run("build the measurement", || {
+        let mut command = project.cargo();
+        command.args(["build", "--release", "--package", "meter-daemon"]);
+        cargo::run(command.args(["--example", name]))
+    })
 }
 
 #[cfg(test)]
@@ -34,13 +48,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_measured_has_to_be_named() {
+    fn a_mistyped_measurement_is_refused_before_anything_is_built() {
         let read = |words: &[&str]| Subject::read(words);
+        assert!(read(&[]).is_ok());
+        assert!(read(&["--quick"]).is_ok());
         assert!(read(&["ledger"]).is_ok());
         assert!(read(&["ledger", "--interfaces", "200"]).is_ok());
         for wrong in [
-            &[][..],
-            &["everything"],
+            &["everything"][..],
+            &["--quick", "ledger"],
             &["ledger", "--interfaces"],
             &["ledger", "--interfaces", "many"],
             &["ledger", "--fast"],

@@ -42,16 +42,7 @@ pub(super) fn run(project: &Project, steps: &mut Steps, options: &Options) -> Re
         })?),
     };
     let meterd = build::meterd(project, steps, Profile::Release)?;
-    steps.run("build the measurement", || {
-        cargo::run(project.cargo().args([
-            "build",
-            "--release",
-            "--package",
-            "meter-daemon",
-            "--example",
-            "bench-ledger",
-        ]))
-    })?;
+    super::build_measurement(project, steps, "bench-ledger")?;
     steps.run("measure", || {
         let program = meterd.with_file_name("examples").join("bench-ledger");
         let mut command = match root {

@@ -1,0 +1,103 @@
+//! What metering costs, beside what others do, in one run: `cargo xtask bench`.
+//!
+//! All of it happens in network namespaces of its own, as root. A figure is told and fails
+//! nothing; what must hold whatever the machine does fails the run: that bytes counted are bytes
+//! sent, that a rival really stood in the way, and that nothing is left behind.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    reason = "a measurement: it reads clocks, prints figures, and turns them into ratios"
+)]
+
+mod beyond;
+mod lanes;
+mod meters;
+mod packets;
+mod report;
+mod rivals;
+mod scale;
+mod spread;
+mod traffic;
+
+use std::{fs, process::ExitCode, time::Instant};
+
+use meter_tests::{Result, interrupt, sandbox::Sandbox};
+
+use report::Report;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Effort {
+    /// A round of everything: that it works.
+    Quick,
+    /// Enough rounds to tell a few percent apart.
+    Full,
+}
+
+impl Effort {
+    /// So many, or what stands for it in a quick run.
+    pub(crate) const fn or<T: Copy>(self, full: T, quick: T) -> T {
+        match self {
+            Self::Full => full,
+            Self::Quick => quick,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let effort = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => Effort::Full,
+        ["--quick"] => Effort::Quick,
+        _ => {
+            eprintln!("error: say nothing, or --quick");
+            return ExitCode::from(64);
+        }
+    };
+    match measure(effort) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(effort: Effort) -> Result<()> {
+    interrupt::note()?;
+    let begun = Instant::now();
+    let load = load();
+    let mut report = Report::default();
+    type Part = fn(&Sandbox, Effort, &mut Report) -> Result<()>;
+    let parts: [(&str, Part); 4] = [
+        ("a packet in the program", packets::measure),
+        ("traffic", traffic::measure),
+        ("many interfaces", scale::measure),
+        ("bytes past a cap", beyond::measure),
+    ];
+    for (what, part) in parts {
+        interrupt::check()?;
+        let start = Instant::now();
+        Sandbox::run(|sandbox| part(sandbox, effort, &mut report))?;
+        eprintln!("bench: {what}: {:.1} s", start.elapsed().as_secs_f64());
+    }
+    println!(
+        "Linux {}, {} CPUs, load {load} at the start; {:.0} s in all.\n",
+        fs::read_to_string("/proc/sys/kernel/osrelease")
+            .unwrap_or_default()
+            .trim(),
+        std::thread::available_parallelism().map_or(1, usize::from),
+        begun.elapsed().as_secs_f64()
+    );
+    print!("{report}");
+    Ok(())
+}
+
+/// Whose figures these are depends on what else the machine did.
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("unknown").to_owned()
+}
