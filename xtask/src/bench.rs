@@ -10,26 +10,24 @@ use crate::{cargo, project::Project, steps::Steps};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     /// Packets, beside what others count with.
-    Traffic(traffic::Rounds),
+    Traffic(traffic::Options),
     /// The ledger of a full node.
     Ledger(ledger::Options),
 }
 
 impl Subject {
-    /// Reads nothing, `--quick`, or `ledger [--interfaces N]`.
+    /// Reads `[--quick] [PART]...` or `ledger [--interfaces N]`.
     pub(crate) fn read(arguments: &[&str]) -> Result<Self, String> {
         match arguments.split_first() {
             Some((&"ledger", rest)) => ledger::Options::read(rest).map(Self::Ledger),
-            None => Ok(Self::Traffic(traffic::Rounds::All)),
-            Some((&"--quick", [])) => Ok(Self::Traffic(traffic::Rounds::One)),
-            Some((other, _)) => Err(format!("`bench` does not measure `{other}`")),
+            _ => traffic::Options::read(arguments).map(Self::Traffic),
         }
     }
 }
 
 pub(crate) fn run(project: &Project, steps: &mut Steps, subject: &Subject) -> Result<(), String> {
     match subject {
-        Subject::Traffic(rounds) => traffic::run(project, steps, *rounds),
+        Subject::Traffic(options) => traffic::run(project, steps, options),
         Subject::Ledger(options) => ledger::run(project, steps, options),
     }
 }
@@ -51,7 +49,7 @@ mod tests {
     fn a_mistyped_measurement_is_refused_before_anything_is_built() {
         let read = |words: &[&str]| Subject::read(words);
         assert!(read(&[]).is_ok());
-        assert!(read(&["--quick"]).is_ok());
+        assert!(read(&["--quick", "packets"]).is_ok());
         assert!(read(&["ledger"]).is_ok());
         assert!(read(&["ledger", "--interfaces", "200"]).is_ok());
         for wrong in [

@@ -19,6 +19,7 @@ use meter_tests::{
     topology::Party,
     wait::{self, Seen},
 };
+use rustix::time::{ClockId, clock_gettime};
 
 /// The host's end.
 pub(crate) const TAP: &str = "tap0";
@@ -29,6 +30,16 @@ const SMALL_PAYLOAD: [u8; 18] = [0x5a; 18];
 
 /// Ethernet, IPv4 and TCP with timestamps.
 pub(crate) const TCP_HEADERS: u64 = 14 + 20 + 32;
+
+/// What a turn came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    /// Packets or bits a second.
+    pub(crate) rate: f64,
+    /// Packets or bits a second of processor time, of whoever sent and received: what else the
+    /// machine does does not slow it down.
+    pub(crate) effort: f64,
+}
 
 pub(crate) struct Lane {
     pub(crate) host: Party,
@@ -116,11 +127,13 @@ impl Lane {
         Ok(())
     }
 
-    /// Small datagrams from the guest for so long; how many a second got to the host.
-    pub(crate) fn small(&self, time: Duration) -> Result<f64> {
+    /// Small datagrams from the guest for so long; how many a second got to the host, which the
+    /// sender's own thread brings there.
+    pub(crate) fn small(&self, time: Duration) -> Result<Turn> {
         let socket = self.datagrams.as_ref().ok_or_else(not_open)?;
         let before = self.stats()?;
         let start = Instant::now();
+        let cpu = on_cpu();
         while start.elapsed() < time {
             for _ in 0..64 {
                 socket
@@ -129,13 +142,17 @@ impl Lane {
             }
         }
         // What is still in the CPU's backlog is a thousand packets at most.
-        let elapsed = start.elapsed();
-        let arrived = self.stats()?.taken_in - before.taken_in;
-        Ok(arrived as f64 / SMALL_FRAME as f64 / elapsed.as_secs_f64())
+        let (elapsed, cpu) = (start.elapsed(), on_cpu() - cpu);
+        let bytes = self.stats()?.taken_in - before.taken_in;
+        let packets = bytes as f64 / SMALL_FRAME as f64;
+        Ok(Turn {
+            rate: packets / elapsed.as_secs_f64(),
+            effort: packets / cpu,
+        })
     }
 
     /// TCP to the guest for so long; bits a second of payload, until the last byte is there.
-    pub(crate) fn bulk(&mut self, time: Duration) -> Result<f64> {
+    pub(crate) fn bulk(&mut self, time: Duration) -> Result<Turn> {
         self.flow.as_mut().ok_or_else(not_open)?.push(time)
     }
 
@@ -161,6 +178,12 @@ impl Lane {
         })?;
         Ok(stats)
     }
+}
+
+/// Seconds that all threads of this process have had of the processors.
+fn on_cpu() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default().as_secs_f64()
 }
 
 fn not_open() -> Failure {
@@ -193,10 +216,10 @@ impl Flow {
         })
     }
 
-    fn push(&mut self, time: Duration) -> Result<f64> {
+    fn push(&mut self, time: Duration) -> Result<Turn> {
         let sender = self.sender.as_mut().ok_or_else(not_open)?;
         let chunk = vec![0x5a; 1 << 18];
-        let (before, start) = (self.written, Instant::now());
+        let (before, start, cpu) = (self.written, Instant::now(), on_cpu());
         while start.elapsed() < time {
             sender.write_all(&chunk).could_not(|| "send")?;
             self.written += chunk.len() as u64;
@@ -205,10 +228,14 @@ impl Flow {
             if start.elapsed() > time + Duration::from_secs(20) {
                 return Err(Failure::new("a transfer does not end"));
             }
-            thread::yield_now();
+            thread::sleep(Duration::from_micros(50));
         }
+        let (elapsed, cpu) = (start.elapsed(), on_cpu() - cpu);
         let bits = (self.written - before) as f64 * 8.0;
-        Ok(bits / start.elapsed().as_secs_f64())
+        Ok(Turn {
+            rate: bits / elapsed.as_secs_f64(),
+            effort: bits / cpu,
+        })
     }
 }
 

@@ -47,17 +47,35 @@ impl Effort {
     }
 }
 
+type Part = fn(&Sandbox, Effort, &mut Report) -> Result<()>;
+
+/// As they are asked for.
+const PARTS: [(&str, Part); 4] = [
+    ("packets", packets::measure),
+    ("traffic", traffic::measure),
+    ("scale", scale::measure),
+    ("cap", beyond::measure),
+];
+
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let effort = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => Effort::Full,
-        ["--quick"] => Effort::Quick,
-        _ => {
-            eprintln!("error: say nothing, or --quick");
-            return ExitCode::from(64);
+    let mut effort = Effort::Full;
+    let mut asked = Vec::new();
+    for word in std::env::args().skip(1) {
+        match PARTS.iter().find(|(name, _)| *name == word) {
+            Some(part) => asked.push(*part),
+            None if word == "--quick" => effort = Effort::Quick,
+            None => {
+                eprintln!(
+                    "error: there is no `{word}`: [--quick] [packets] [traffic] [scale] [cap]"
+                );
+                return ExitCode::from(64);
+            }
         }
-    };
-    match measure(effort) {
+    }
+    if asked.is_empty() {
+        asked.extend(PARTS);
+    }
+    match measure(effort, &asked) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");
@@ -66,18 +84,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(effort: Effort) -> Result<()> {
+fn measure(effort: Effort, parts: &[(&str, Part)]) -> Result<()> {
     interrupt::note()?;
     let begun = Instant::now();
-    let load = load();
+    let before = load();
     let mut report = Report::default();
-    type Part = fn(&Sandbox, Effort, &mut Report) -> Result<()>;
-    let parts: [(&str, Part); 4] = [
-        ("a packet in the program", packets::measure),
-        ("traffic", traffic::measure),
-        ("many interfaces", scale::measure),
-        ("bytes past a cap", beyond::measure),
-    ];
     for (what, part) in parts {
         interrupt::check()?;
         let start = Instant::now();
@@ -85,11 +96,12 @@ fn measure(effort: Effort) -> Result<()> {
         eprintln!("bench: {what}: {:.1} s", start.elapsed().as_secs_f64());
     }
     println!(
-        "Linux {}, {} CPUs, load {load} at the start; {:.0} s in all.\n",
+        "Linux {}, {} CPUs; load {before} before, {} after; {:.0} s in all.\n",
         fs::read_to_string("/proc/sys/kernel/osrelease")
             .unwrap_or_default()
             .trim(),
         std::thread::available_parallelism().map_or(1, usize::from),
+        load(),
         begun.elapsed().as_secs_f64()
     );
     print!("{report}");

@@ -7,11 +7,11 @@ use meter_tests::{Failure, Result, interrupt, links, naive::Naive, sandbox::Sand
 
 use crate::{
     Effort,
-    lanes::{Lane, SMALL_FRAME, TCP_HEADERS},
+    lanes::{Lane, SMALL_FRAME, TCP_HEADERS, Turn},
     meters::{Form, Meter},
     report::Report,
     rivals::{self, Backend, Rules},
-    spread::{Spread, paired},
+    spread::Spread,
 };
 
 const SLICE: Duration = Duration::from_millis(50);
@@ -34,8 +34,8 @@ struct Contestant {
     name: String,
     counter: Counter,
     lane: Lane,
-    packets: Vec<f64>,
-    bits: Vec<f64>,
+    packets: Vec<Turn>,
+    bits: Vec<Turn>,
 }
 
 pub(crate) fn measure(sandbox: &Sandbox, effort: Effort, report: &mut Report) -> Result<()> {
@@ -76,32 +76,40 @@ fn tell(all: &[Contestant], rounds: usize, report: &mut Report) {
             "against nothing",
             "TCP, Gbit/s",
             "against nothing",
+            "processor time a small packet, against nothing",
+            "a TCP byte",
         ],
         format!(
             "{rounds} rounds of {} ms for each in turn: UDP with 18 bytes from the guest, TCP with \
-             GSO to it. Medians; ratios are medians of the rounds' own with their 95 % interval. \
-             “nothing again” is a second lane like the first: what is within its interval is noise. \
-             Rules of iptables and the naive program do not know segments and count {} at most.",
+             GSO to it; medians by the wall clock. What is against nothing is the median \
+             of the rounds' own ratios with its 95 % interval. “nothing again” is a second lane \
+             like the first: what is within its interval is noise.",
             SLICE.as_millis(),
-            "the bytes of the packet in memory"
         ),
     );
     let Some(nothing) = all.first() else { return };
     for it in all {
-        let median = |figures: &[f64], unit: f64, digits: usize| {
-            let median = Spread::of(figures.iter().copied()).median / unit;
+        let rate = |turns: &[Turn], unit: f64, digits: usize| {
+            let median = Spread::of(turns.iter().map(|turn| turn.rate)).median / unit;
             format!("{median:.digits$}")
         };
-        let ratio = |ours: &[f64], theirs: &[f64]| match std::ptr::eq(it, nothing) {
-            true => "1".to_owned(),
-            false => paired(ours, theirs, |a, b| a / b).show(3),
-        };
+        let against =
+            |ours: &[Turn], theirs: &[Turn], ratio: fn(&Turn, &Turn) -> f64| match std::ptr::eq(
+                it, nothing,
+            ) {
+                true => "1".to_owned(),
+                false => Spread::of(ours.iter().zip(theirs).map(|(a, b)| ratio(a, b))).show(3),
+            };
+        let rates = |ours: &Turn, theirs: &Turn| ours.rate / theirs.rate;
+        let times = |ours: &Turn, theirs: &Turn| theirs.effort / ours.effort;
         report.row([
             it.name.clone(),
-            median(&it.packets, 1e3, 0),
-            ratio(&it.packets, &nothing.packets),
-            median(&it.bits, 1e9, 1),
-            ratio(&it.bits, &nothing.bits),
+            rate(&it.packets, 1e3, 0),
+            against(&it.packets, &nothing.packets, rates),
+            rate(&it.bits, 1e9, 1),
+            against(&it.bits, &nothing.bits, rates),
+            against(&it.packets, &nothing.packets, times),
+            against(&it.bits, &nothing.bits, times),
         ]);
     }
 }

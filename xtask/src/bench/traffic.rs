@@ -10,16 +10,25 @@ use crate::{
     steps::Steps,
 };
 
-/// How often each is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rounds {
-    /// As often as a few percent take to be told apart.
-    All,
-    /// Once.
-    One,
+/// What can be asked for; all of it otherwise.
+const PARTS: [&str; 4] = ["packets", "traffic", "scale", "cap"];
+
+/// Which parts, and whether with one round of each: words for the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Options(Vec<String>);
+
+impl Options {
+    /// Reads `[--quick] [PART]...`.
+    pub(super) fn read(arguments: &[&str]) -> Result<Self, String> {
+        let known = |word: &&&str| PARTS.contains(*word) || **word == "--quick";
+        match arguments.iter().find(|word| !known(word)) {
+            Some(other) => Err(format!("`bench` does not measure `{other}`")),
+            None => Ok(Self(arguments.iter().map(ToString::to_string).collect())),
+        }
+    }
 }
 
-pub(super) fn run(project: &Project, steps: &mut Steps, rounds: Rounds) -> Result<(), String> {
+pub(super) fn run(project: &Project, steps: &mut Steps, options: &Options) -> Result<(), String> {
     // Before the build, which takes minutes the first time.
     let root = Root::find()?;
     kernel::check()?;
@@ -28,10 +37,7 @@ pub(super) fn run(project: &Project, steps: &mut Steps, rounds: Rounds) -> Resul
     steps.run("measure", || {
         let program = meterd.with_file_name("examples").join("bench-traffic");
         let mut command = root.command(&program, &[("METERD", meterd.as_os_str())]);
-        if rounds == Rounds::One {
-            command.arg("--quick");
-        }
-        let table = cargo::output(command.current_dir(&project.root))
+        let table = cargo::output(command.current_dir(&project.root).args(&options.0))
             .map_err(|problem| format!("{problem}{}", kernel::lacking()))?;
         print!("{table}");
         let file = project.target.join("bench.md");
