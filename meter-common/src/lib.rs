@@ -8,6 +8,10 @@
 use core::sync::atomic::AtomicU64;
 
 /// The version of everything below. Pins live in a folder of this name.
+///
+/// Every version takes over what another has pinned. So that it can, the tables of slots and
+/// [`Counters`] have been the same since layout 1, and whoever changes what they mean changes
+/// their size; and the fields of [`Interface`] keep their places, new ones come behind them.
 pub const LAYOUT: u32 = 2;
 
 /// Interfaces with an ifindex below this are found by an array, those above by a hash.

@@ -129,6 +129,8 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
             event = reached.next() => {
                 let mut events = vec![event.map_err(arm::listening)?];
                 events.extend(std::iter::from_fn(|| reached.try_next()));
+                // Who sets up an interface at this moment is known before its root is taken.
+                settle(&mut node, &mut links, Duration::ZERO).await;
                 node.reached(&events).await;
             }
             Some(call) = asked.recv() => {
@@ -143,7 +145,10 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
                 }
             }
             () = until(deadline) => node.tick(&links).await,
-            () = until(quiet) => node.take_what_is_quiet().await,
+            () = until(quiet) => {
+                settle(&mut node, &mut links, Duration::ZERO).await;
+                node.take_what_is_quiet().await;
+            }
             () = until(hypervisors) => {
                 node.ask_hypervisors();
                 node.act_on_links(&links).await;

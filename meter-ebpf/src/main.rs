@@ -65,6 +65,11 @@ static SLOTS_HIGH: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(2, 0);
 
+/// By slot: bytes of exempt frames that went past our shaper on the tap's root, whose figures
+/// have them, too.
+#[map]
+static PAST_SHAPER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// By slot.
 #[map]
 static INTERFACES: Array<Interface> = Array::with_max_entries(1, 0);
@@ -113,7 +118,7 @@ fn meter<const SENT: bool>(ctx: &TcContext) -> i32 {
     if let Some(machine) = machine
         && is_exempt::<SENT>(ctx, machine)
     {
-        return pass_exempt::<SENT>(ctx, interface, machine, counters, &weight);
+        return pass_exempt::<SENT>(ctx, slot, interface, machine, counters, &weight);
     }
     let mut stopped = interface.verdict;
     if stopped == Verdict::Pass as u32
@@ -162,6 +167,7 @@ fn is_exempt<const SENT: bool>(ctx: &TcContext, machine: &Machine) -> bool {
 #[inline(always)]
 fn pass_exempt<const SENT: bool>(
     ctx: &TcContext,
+    slot: u32,
     interface: &Interface,
     machine: &Machine,
     counters: &mut Counters,
@@ -175,6 +181,10 @@ fn pass_exempt<const SENT: bool>(
     }
     count_exempt(counters, weight.bytes, weight.packets, ctx.len());
     if !SENT && interface.shaper != 0 {
+        if let Some(past) = PAST_SHAPER.get_ptr_mut(slot) {
+            // SAFETY: as in `meter`: this CPU's own copy.
+            unsafe { *past += u64::from(ctx.len()) };
+        }
         verdict::past_classes(ctx, interface.shaper);
     }
     NEXT

@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use crate::{Context, Failure, Result, sys};
 
-/// From now on SIGINT and SIGTERM end nothing; [`check`] tells of them.
+/// From now on the first SIGINT or SIGTERM ends nothing; [`check`] tells of it. Who cannot wait
+/// sends a second one: what is in namespaces goes with them.
 pub fn note() -> Result<()> {
     sys::note_interrupts().could_not(|| "take over SIGINT and SIGTERM")
 }

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod failure;
 pub mod foreign;
 pub mod http;
+pub mod hypervisor;
 pub mod inspect;
 pub mod interrupt;
 pub mod links;

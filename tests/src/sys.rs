@@ -50,15 +50,22 @@ pub(crate) fn without_privilege(command: &mut Command) {
 /// Set by the handler of [`note_interrupts`].
 pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on SIGINT and SIGTERM are only noted.
+/// From now on the first SIGINT or SIGTERM is only noted; a second one ends the process.
 pub(crate) fn note_interrupts() -> io::Result<()> {
-    extern "C" fn note(_: c_int) {
-        INTERRUPTED.store(true, Ordering::Relaxed);
+    extern "C" fn note(signal: c_int) {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            // SAFETY: both calls are among those that a signal handler may make
+            // (signal-safety(7)), and change nothing but what this signal does.
+            unsafe {
+                libc::signal(signal, libc::SIG_DFL);
+                libc::raise(signal);
+            }
+        }
     }
     let handler: extern "C" fn(c_int) = note;
     for signal in [libc::SIGINT, libc::SIGTERM] {
-        // SAFETY: the handler has the type that signal(2) asks for and does nothing but store
-        // to an atomic, which is safe between any two instructions.
+        // SAFETY: the handler has the type that signal(2) asks for and calls nothing that may
+        // not be called between any two instructions.
         if unsafe { libc::signal(signal, handler as libc::sighandler_t) } == libc::SIG_ERR {
             return Err(io::Error::last_os_error());
         }

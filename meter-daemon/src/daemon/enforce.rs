@@ -16,7 +16,7 @@ use super::{
     node::{CycleError, Node},
     quiet::Lost,
     records,
-    shapers::{counted_on, note_key},
+    shapers::{counted_on, note_key, shaped},
     share::{Demand, shares},
 };
 use crate::{
@@ -268,9 +268,10 @@ impl Node {
         self.programs
             .set_shaper(ifindex, record.counter.slot.0, Some(shaper))?;
         // From when the program sends packets there: what it had counted is counted.
+        let past = self.programs.past_shaper(record.counter.slot.0)?;
         let figures = self.enforcer.shaping.figures(ifindex).await?;
         let (Some(now), Some(touched)) = (
-            figures.map(Shaped::from),
+            figures.map(|figures| shaped(figures, past)),
             self.enforcer.touched.get_mut(&ifindex),
         ) else {
             return Err(shaping::ShapingError::Gone { ifindex }.into());
@@ -306,10 +307,11 @@ impl Node {
     ) -> Result<(), EnforceError> {
         let ifindex = record.interface.ifindex;
         let figures = self.enforcer.shaping.prepare(ifindex, rate).await?;
+        let past = self.programs.past_shaper(record.counter.slot.0)?;
         let now = self.now();
         let mut batch = self.batch(now, &self.engine, &[]);
         batch.slots.push(SlotRecord {
-            shaped: Some(figures.into()),
+            shaped: Some(shaped(figures, past)),
             ..self.current(record)
         });
         let engine = self.engine.clone();

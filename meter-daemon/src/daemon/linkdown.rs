@@ -43,9 +43,13 @@ const AGAIN: Duration = Duration::from_millis(100);
 const LOOKS: usize = 4;
 
 impl Node {
-    /// Whether a machine's links are to be down.
+    /// Whether a machine's links are to be down. They stay up where exempt traffic passes.
     fn takes_links_down(&self, machine: &MachineId) -> bool {
-        self.wanted(machine) == Enforcement::Suspend
+        let plan = self.engine.plan(machine);
+        let passes = plan.is_some_and(|plan| {
+            plan.exempt_when_suspended && !(plan.exempt.is_empty() && self.config.exempt.is_empty())
+        });
+        self.wanted(machine) == Enforcement::Suspend && !passes
     }
 
     /// Whether the link of an interface is to be down, whoever set it.

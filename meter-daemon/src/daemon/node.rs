@@ -317,7 +317,13 @@ impl Node {
         observed: &mut Observed,
     ) {
         let reading = self::reading(reading);
-        let shaped = self.enforcer.shaped_now(record, &self.interfaces).await;
+        let past = record
+            .shaped
+            .and_then(|_| self.programs.past_shaper(record.counter.slot.0).ok());
+        let shaped = self
+            .enforcer
+            .shaped_now(record, &self.interfaces, past)
+            .await;
         let moved = match cursor::advance(record, &reading, shaped) {
             Ok((delta, moved)) => {
                 if !delta.is_zero() {

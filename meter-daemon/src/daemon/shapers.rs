@@ -109,25 +109,35 @@ impl Enforcer {
     }
 
     /// What has come through the shapers of a slot up to now, while they stand.
+    /// `past` went past the root's shaper meanwhile, if that could be read.
     pub(crate) async fn shaped_now(
         &self,
         record: &SlotRecord,
         interfaces: &Interfaces,
+        past: Option<Bytes>,
     ) -> Option<Shaped> {
         let before = record.shaped?;
+        let Some(past) = past else {
+            return Some(before);
+        };
         let ifindex = record.interface.ifindex;
         if let Some(last) = interfaces.last_words(ifindex) {
             let sent = self.shaping.through_ifb(ifindex).await.ok().flatten();
             return Some(Shaped {
                 ifb: before.ifb,
                 through: [
-                    before.through[0].max(last.kernel.received),
+                    before.through[0].max(last.kernel.received.saturating_sub(past)),
                     before.through[1].max(sent.unwrap_or_default()),
                 ],
             });
         }
         match self.shaping.figures(ifindex).await {
-            Ok(Some(figures)) if figures.ifb == before.ifb => Some(figures.into()),
+            Ok(Some(figures)) if figures.ifb == before.ifb => {
+                let mut now = shaped(figures, past);
+                // What goes past may be counted there before the interface has counted it.
+                now.through[0] = now.through[0].max(before.through[0]);
+                Some(now)
+            }
             // Not known at this moment, or somebody has removed the IFB: what came through is
             // found with the next figures.
             _ => Some(before),
@@ -148,11 +158,11 @@ pub(super) fn counted_on(before: Option<Shaped>, now: Shaped) -> Shaped {
     }
 }
 
-impl From<Figures> for Shaped {
-    fn from(figures: Figures) -> Self {
-        Self {
-            ifb: figures.ifb,
-            through: figures.traffic,
-        }
+/// What came through the shapers: what the interface gave out, less what went past its root's.
+pub(super) fn shaped(figures: Figures, past: Bytes) -> Shaped {
+    let [received, sent] = figures.traffic;
+    Shaped {
+        ifb: figures.ifb,
+        through: [received.saturating_sub(past), sent],
     }
 }

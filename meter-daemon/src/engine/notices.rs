@@ -197,10 +197,12 @@ impl Machine {
             cause.rule() == Some(&state.rule)
                 && state.acting.as_ref().is_some_and(|acting| !acting.spoken)
         };
-        if !self.record.rules.iter().any(untold) {
+        let mut states = self.record.rules.iter().chain(&self.record.former);
+        if !states.any(untold) {
             return false;
         }
-        for state in &mut Arc::make_mut(&mut self.record).rules {
+        let record = Arc::make_mut(&mut self.record);
+        for state in record.rules.iter_mut().chain(&mut record.former) {
             if untold(state)
                 && let Some(acting) = &mut state.acting
             {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, os::fd::AsFd, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapInfo, MapType, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapInfo, MapType, PerCpuArray, PerCpuValues, RingBuf},
     util::nr_cpus,
 };
 use meter_common::{
@@ -24,13 +24,17 @@ use super::{
 const SLOTS: &str = "SLOTS";
 const SLOTS_HIGH: &str = "SLOTS_HIGH";
 const COUNTERS: &str = "COUNTERS";
-const INTERFACES: &str = "INTERFACES";
+const PAST_SHAPER: &str = "PAST_SHAPER";
+pub(super) const INTERFACES: &str = "INTERFACES";
 const MACHINES: &str = "MACHINES";
 const ARMINGS: &str = "ARMINGS";
 const REACHED: &str = "REACHED";
 const EXEMPT_V4: &str = "EXEMPT_V4";
 const EXEMPT_V6: &str = "EXEMPT_V6";
 const MAP_SET: &str = "MAP_SET";
+
+/// Where traffic is counted: the same maps in all layouts.
+pub(super) const COUNTED: [&str; 3] = [SLOTS, SLOTS_HIGH, COUNTERS];
 
 /// What a pinned map must look like to be ours.
 struct Shape {
@@ -56,7 +60,7 @@ const fn machines(slots: u32) -> u32 {
     slots + 1
 }
 
-fn shapes(slots: u32) -> [Shape; 10] {
+fn shapes(slots: u32) -> [Shape; 11] {
     // The kernel rounds a per-CPU value up to 8 bytes, and `bpf::read_array` relies on ours
     // being a multiple already.
     const _: () = assert!(size_of::<Counters>().is_multiple_of(8));
@@ -64,6 +68,7 @@ fn shapes(slots: u32) -> [Shape; 10] {
         Shape::of::<u32>(SLOTS, MapType::Array, IFINDEX_ARRAY),
         Shape::of::<u32>(SLOTS_HIGH, MapType::Hash, slots),
         Shape::of::<Counters>(COUNTERS, MapType::PerCpuArray, slots * 2),
+        Shape::of::<u64>(PAST_SHAPER, MapType::PerCpuArray, slots),
         Shape::of::<Interface>(INTERFACES, MapType::Array, slots),
         Shape::of::<Machine>(MACHINES, MapType::Array, machines(slots)),
         Shape::of::<Arming>(ARMINGS, MapType::Array, machines(slots) * 2),
@@ -83,7 +88,7 @@ pub(super) fn prepare(pins: &Pins, slots: u32) -> Result<(), HostError> {
     if pinned.is_empty() {
         return Ok(());
     }
-    let named = pins.map(MAP_SET).exists() && read_map_set(&pins.map(MAP_SET))?.id != 0;
+    let named = name(pins)?.is_some();
     if named && pinned.len() == shapes.len() {
         return pinned.into_iter().try_for_each(|shape| check(pins, shape));
     }
@@ -96,6 +101,23 @@ pub(super) fn prepare(pins: &Pins, slots: u32) -> Result<(), HostError> {
         pins::remove_file(&pins.map(shape.name))?;
     }
     Ok(())
+}
+
+/// Sees that another layout's counters have our size.
+pub(super) fn check_counted(pins: &Pins, slots: u32) -> Result<(), HostError> {
+    shapes(slots)
+        .iter()
+        .filter(|shape| COUNTED.contains(&shape.name))
+        .try_for_each(|shape| check(pins, shape))
+}
+
+/// The name of the set that is pinned there, if there is one and it has got its name.
+pub(super) fn name(pins: &Pins) -> Result<Option<u64>, HostError> {
+    let path = pins.map(MAP_SET);
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(Some(read_map_set(&path)?.id).filter(|id| *id != 0))
 }
 
 fn check(pins: &Pins, shape: &Shape) -> Result<(), HostError> {
@@ -140,6 +162,7 @@ pub(super) struct Maps {
     slots_high: HashMap<MapData, u32, u32>,
     interfaces: Array<MapData, Interface>,
     counters: MapData,
+    past_shaper: PerCpuArray<MapData, u64>,
     pub(super) limits: Limits,
     pub(super) exempt: Exempt,
     /// Until somebody listens.
@@ -153,20 +176,32 @@ pub(super) struct Maps {
 }
 
 impl Maps {
-    /// Takes the maps over from the loader. A new set gets the name `random_id`.
-    pub(super) fn adopt(ebpf: &mut Ebpf, slots: u32, random_id: u64) -> Result<Self, HostError> {
+    /// Takes the maps over from the loader. A new set gets the name `id`, last of all, and
+    /// these interfaces.
+    pub(super) fn adopt(
+        ebpf: &mut Ebpf,
+        slots: u32,
+        id: u64,
+        carried: &[Interface],
+    ) -> Result<Self, HostError> {
         let slots_map = raw(ebpf, SLOTS)?;
         let counters = raw(ebpf, COUNTERS)?;
         let cpus =
             nr_cpus().map_err(|(file, error)| HostError::system(format!("read {file}"), error))?;
+        let mut interfaces: Array<_, Interface> = typed(ebpf, INTERFACES)?;
         let mut set: Array<_, MapSet> = typed(ebpf, MAP_SET)?;
         let mut map_set = set
             .get(&0, 0)
             .map_err(|error| load_error(MAP_SET, &error))?;
         if map_set.id == 0 {
+            for (slot, interface) in (0..).zip(carried) {
+                interfaces
+                    .set(slot, interface, 0)
+                    .map_err(|error| load_error(INTERFACES, &error))?;
+            }
             map_set = MapSet {
                 // 0 is the mark of a set that has no name yet.
-                id: random_id.max(1),
+                id: id.max(1),
                 slots,
                 layout: LAYOUT,
             };
@@ -200,8 +235,9 @@ impl Maps {
             slots: Array::try_from(Map::Array(slots_map))
                 .map_err(|error| load_error(SLOTS, &error))?,
             slots_high,
-            interfaces: typed(ebpf, INTERFACES)?,
+            interfaces,
             counters,
+            past_shaper: typed(ebpf, PAST_SHAPER)?,
             cpus,
             set: map_set,
             used: table.values().max().map_or(0, |highest| highest + 1),
@@ -285,6 +321,22 @@ impl Maps {
                 })
         };
         Ok([read(Direction::Received)?, read(Direction::Sent)?])
+    }
+
+    /// What went past a shaper at the root of a slot's interface, over all CPUs.
+    pub(super) fn past_shaper(&self, slot: u32) -> Result<u64, HostError> {
+        let copies = self.past_shaper.get(&slot, 0);
+        let copies = copies.map_err(|error| load_error(PAST_SHAPER, &error))?;
+        Ok(copies.iter().sum())
+    }
+
+    /// A new owner begins with nothing. Nobody counts in the slot meanwhile.
+    pub(super) fn forget_past_shaper(&mut self, slot: u32) -> Result<(), HostError> {
+        let nothing = PerCpuValues::try_from(vec![0; self.cpus])
+            .map_err(|error| HostError::system("make room for each CPU's figures", error))?;
+        self.past_shaper
+            .set(slot, nothing, 0)
+            .map_err(|error| load_error(PAST_SHAPER, &error))
     }
 
     /// The same of every slot up to the highest that was handed out.

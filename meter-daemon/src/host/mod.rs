@@ -33,6 +33,7 @@ mod mapped;
 mod maps;
 mod pins;
 mod rcu;
+mod takeover;
 mod tc;
 mod tcx;
 mod verbatim;

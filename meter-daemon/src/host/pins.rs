@@ -45,7 +45,7 @@ impl Hook {
 }
 
 /// The folder of one layout.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pins {
     root: PathBuf,
 }

@@ -22,8 +22,10 @@ use super::{
     pins::{Hook, Pins},
     rcu,
     reached::LimitEvents,
-    tcx,
+    takeover, tcx,
 };
+use crate::engine::units::Bytes;
+
 pub use super::{
     detach::{Removed, detach_all},
     load::OBJECT,
@@ -42,8 +44,8 @@ pub struct Programs {
 
 impl Programs {
     /// Loads the programs and adopts what is pinned: counters go on where they stood, and on
-    /// every hook the new program takes the place of the old between two packets. A new map
-    /// set is named `random_id`.
+    /// every hook the new program takes the place of the old between two packets, also where
+    /// another version's layout was pinned. A new map set is named `random_id`.
     ///
     /// Within a tokio runtime it also starts to pass the kernel program's messages on to `log`.
     ///
@@ -55,8 +57,13 @@ impl Programs {
         let pins = Pins::create(&options.pin_directory)?;
         rcu::restore(&options.runtime_directory);
         maps::prepare(&pins, options.slots)?;
+        let others = takeover::others(&options.pin_directory, &pins)?;
+        let carried = takeover::carry_maps(&others, &pins, options.slots)?;
+        let (id, interfaces) = carried.map_or((random_id, Vec::new()), |carried| {
+            (carried.id, carried.interfaces)
+        });
         let mut ebpf = load::object(&pins, options)?;
-        let maps = Maps::adopt(&mut ebpf, options.slots, random_id)?;
+        let maps = Maps::adopt(&mut ebpf, options.slots, id, &interfaces)?;
         let loaded = Loaded::new(&mut ebpf, mode)?;
         let programs = Self {
             mode,
@@ -66,7 +73,9 @@ impl Programs {
             maps,
             log: load::forward_log(&mut ebpf),
         };
+        takeover::move_links(&others, &programs.pins)?;
         programs.adopt()?;
+        takeover::remove(&others)?;
         Ok(programs)
     }
 
@@ -249,6 +258,9 @@ impl Programs {
             // A shaper belongs to the interface that it was made for.
             ..if same { before } else { Interface::default() }
         };
+        if !same {
+            self.maps.forget_past_shaper(slot)?;
+        }
         self.maps.set_interface(slot, interface)?;
         self.maps.assign(ifindex, slot)?;
         let hooks = self.put_meters(ifindex);
@@ -338,6 +350,15 @@ impl Programs {
             received,
             sent,
         })
+    }
+
+    /// Bytes of exempt frames that went past a shaper on the root of the slot's interface since it
+    /// was attached: the interface's own counter has them, the shaper did not.
+    ///
+    /// # Errors
+    /// Where there is no such slot, or the kernel does not say.
+    pub fn past_shaper(&self, slot: u32) -> Result<Bytes, HostError> {
+        self.maps.past_shaper(slot).map(Bytes)
     }
 
     /// Lets packets pass, or drops them in both directions, from the next one on. What is set

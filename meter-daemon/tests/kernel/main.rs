@@ -25,4 +25,5 @@ mod pinned;
 mod police;
 mod shaping;
 mod speed;
+mod takeover;
 mod weight;

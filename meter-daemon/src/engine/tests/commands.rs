@@ -518,6 +518,27 @@ fn what_waits_for_a_hand_waits_though_the_plan_has_the_rule_no_more() {
     assert_eq!(world.state(), State::Normal);
 }
 
+#[test]
+fn what_waits_for_a_hand_is_told_when_it_comes_to_stand_though_the_plan_has_the_rule_no_more() {
+    let mut both = plan("both", TB);
+    both.rules = vec![
+        rule("used 100%").throttle().notify().by_hand(),
+        rule("used 110%").suspend(),
+    ];
+    let mut world = World::of(both, "2026-06-10");
+    let mut terms = world.terms.clone();
+    let cdn = cdn_limit();
+    terms
+        .plans
+        .insert(cdn.name.clone(), std::sync::Arc::new(cdn));
+    world.set_terms(terms);
+    world.uses(2 * TB);
+    assert_eq!(world.told("notice").len(), 0, "something harder stands");
+    world.set(Change::Plan("cdn-limit".into()));
+    assert_eq!(world.state(), State::Throttled);
+    assert_eq!(world.notices(), ["used 100%"]);
+}
+
 fn crowd(machines: usize) -> World {
     let machines = (0..machines).map(|index| machine(&format!("m{index:03}"), edis()));
     World::with(machines.collect(), Vec::new(), "2026-06-10")

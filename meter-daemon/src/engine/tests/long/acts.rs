@@ -138,7 +138,7 @@ fn command(lots: &mut Lots, terms: &Terms, model: &Model) -> CommandAction {
             machine,
         },
         27..=50 => CommandAction::Set {
-            change: change(lots, terms, model),
+            change: change(lots, terms),
             machine,
         },
         51..=58 => CommandAction::Unset {
@@ -169,7 +169,34 @@ fn command(lots: &mut Lots, terms: &Terms, model: &Model) -> CommandAction {
     }
 }
 
-fn change(lots: &mut Lots, terms: &Terms, _model: &Model) -> Change {
+/// A command as it is counted.
+pub(super) fn word(action: &CommandAction) -> &'static str {
+    match action {
+        CommandAction::TopUp {
+            from_pool: true, ..
+        } => "top-up from the pool",
+        CommandAction::TopUp { .. } => "top-up",
+        CommandAction::Set { change, .. } => match change {
+            Change::Plan(_) => "set plan",
+            Change::Allowance(_) => "set allowance",
+            Change::RenewalDay(_) => "set renewal-day",
+            Change::CostLimit(_) => "set cost-limit",
+            Change::AutoUnsuspend(_) => "set auto-unsuspend",
+        },
+        CommandAction::Unset { .. } => "unset",
+        CommandAction::Suspend { until: Some(_), .. } => "suspend for a time",
+        CommandAction::Suspend { .. } => "suspend",
+        CommandAction::Lift { machine: None, .. } => "lift --all",
+        CommandAction::Lift { until: Some(_), .. } => "lift for a time",
+        CommandAction::Lift { .. } => "lift",
+        CommandAction::Pay { .. } => "pay",
+        CommandAction::Balance { .. } => "balance --add",
+        CommandAction::Cancel { .. } => "cancel",
+        CommandAction::Confirm => "confirm",
+    }
+}
+
+fn change(lots: &mut Lots, terms: &Terms) -> Change {
     match lots.number(1, 10) {
         1..=4 => {
             let plans: Vec<_> = terms.plans.keys().collect();

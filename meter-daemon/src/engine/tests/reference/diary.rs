@@ -78,6 +78,8 @@ pub(super) struct Seen {
     pub(super) acting: bool,
     /// That it acts was said.
     pub(super) announced: bool,
+    /// What moved in this step beyond the byte at which it came to hold.
+    pub(super) beyond: u64,
 }
 
 impl Seen {
@@ -356,10 +358,25 @@ impl Diary {
         None
     }
 
-    /// What was counted since the rule began to act: the growth of the period's sum, as the
-    /// plan counted it at the time.
-    pub(super) fn counted_since_acting(&self, rule: &RuleName) -> u64 {
+    /// Received and sent in the period, as of the last look.
+    pub(super) fn moved_before_last_look(&self) -> (u64, u64) {
+        let facts = self.this_period();
+        let looked = |fact: &Fact| matches!(fact, Fact::Looked(_));
+        let until = facts.iter().rposition(looked).unwrap_or(0);
+        let mut sum = (0, 0);
+        for fact in &facts[..until] {
+            if let Fact::Arrived { received, sent, .. } = fact {
+                sum = (sum.0 + received, sum.1 + sent);
+            }
+        }
+        sum
+    }
+
+    /// What was counted since the rule began to act, if it acts: the growth of the period's
+    /// sum, as the plan counted it at the time.
+    pub(super) fn counted_since_acting(&self, rule: &RuleName) -> Option<u64> {
         let mut first = self.0.len();
+        let mut beyond = None;
         for (index, fact) in self.0.iter().enumerate().rev() {
             if let Fact::Looked(look) = fact {
                 let action = |seen: &Seen| seen.acting.then_some(seen.rule.action);
@@ -371,9 +388,10 @@ impl Diary {
                     break;
                 }
                 first = index;
+                beyond = look.find(rule).map(|seen| seen.beyond);
             }
         }
-        let (mut received, mut sent, mut total) = (0, 0, 0);
+        let (mut received, mut sent, mut total) = (0, 0, beyond?);
         for (index, fact) in self.0.iter().enumerate() {
             match fact {
                 Fact::Began { .. } => (received, sent) = (0, 0),
@@ -393,7 +411,7 @@ impl Diary {
                 _ => {}
             }
         }
-        total
+        Some(total)
     }
 }
 

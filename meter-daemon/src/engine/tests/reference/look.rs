@@ -1,196 +1,19 @@
 //! One look at a machine: which rules hold, what they do, and what is said about it.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{
     Exact, Model,
     diary::{Diary, Fact, Look, Seen, Standing, counted},
+    figures::DAY,
 };
 use crate::engine::{
     event::State,
-    plan::{
-        Action, Allowance, CollectOverage, CostThreshold, Direction, Lift, Plan, Rollover, Rule,
-        Threshold, Trigger,
-    },
+    plan::{Action, CollectOverage, Lift, Rule, Trigger},
     units::{MachineId, Money},
 };
 
-const DAY: SignedDuration = SignedDuration::from_hours(24);
-const THREE_DAYS: SignedDuration = SignedDuration::from_hours(72);
-
 impl Model {
-    pub(super) fn plan(&self, id: &MachineId) -> Option<std::sync::Arc<Plan>> {
-        self.diaries[id]
-            .settings()
-            .plan(&self.terms.machines[id], &self.terms)
-    }
-
-    pub(super) fn direction(&self, id: &MachineId) -> Direction {
-        self.plan(id).map_or(Direction::Sum, |plan| plan.direction)
-    }
-
-    pub(super) fn used(&self, id: &MachineId) -> u64 {
-        let (received, sent, _) = self.diaries[id].moved();
-        counted(self.direction(id), received, sent)
-    }
-
-    /// What the plan includes, or the machine's own volume instead.
-    fn included(&self, id: &MachineId) -> Option<u64> {
-        let plan = self.plan(id).map(|plan| plan.allowance);
-        let own = self.terms.machines[id].allowance;
-        match self.diaries[id].settings().allowance.or(own).or(plan) {
-            Some(Allowance::Limited(volume)) => Some(volume.0),
-            Some(Allowance::Unlimited) | None => None,
-        }
-    }
-
-    pub(super) fn allowance(&self, id: &MachineId) -> Option<u64> {
-        Some(self.included(id)? + self.diaries[id].granted().0)
-    }
-
-    /// What of the closing period is still there for the next.
-    pub(super) fn rolled(&self, id: &MachineId) -> u64 {
-        let rolls = self
-            .plan(id)
-            .is_some_and(|plan| plan.rollover == Rollover::Unused);
-        let diary = &self.diaries[id];
-        let Some(included) = self
-            .included(id)
-            .filter(|_| rolls && diary.last_look().is_some())
-        else {
-            return 0;
-        };
-        let (granted, rolled) = diary.granted();
-        let own = included + granted - rolled;
-        own.saturating_sub(self.used(id).saturating_sub(rolled))
-    }
-
-    /// What the days so far have granted, and all that was added.
-    fn accrued(&self, id: &MachineId, at: Timestamp) -> Option<Exact> {
-        let days = i128::from(self.plan(id)?.daily?.get());
-        let included = i128::from(self.included(id)?);
-        let diary = &self.diaries[id];
-        let begun = diary.period().days_begun(at, diary.zone()).min(days);
-        Some(Exact::new(included * begun, days) + Exact::whole(diary.granted().0))
-    }
-
-    pub(super) fn cost_limit(&self, id: &MachineId) -> Option<Money> {
-        let plan = self.plan(id).and_then(|plan| plan.cost_limit);
-        let own = self.terms.machines[id].cost_limit;
-        self.diaries[id]
-            .settings()
-            .cost_limit
-            .unwrap_or(own.or(plan))
-    }
-
-    /// Used, and the bytes of the last 72 hours (or of the period so far), over that time,
-    /// times the time left.
-    pub(super) fn forecast(&self, id: &MachineId, at: Timestamp) -> Option<Exact> {
-        let diary = &self.diaries[id];
-        let span = diary.period();
-        let elapsed = at.duration_since(span.start);
-        if elapsed < DAY {
-            return None;
-        }
-        let window = elapsed.min(THREE_DAYS);
-        let opens = at - window;
-        let (all_received, all_sent, _) = diary.moved();
-        let (received, sent) = if window < THREE_DAYS {
-            (Exact::whole(all_received), Exact::whole(all_sent))
-        } else {
-            diary.moved_since(opens)
-        };
-        let left = span.end.duration_since(at).as_nanos();
-        let share = Exact::new(left, window.as_nanos());
-        let (received, sent) = (
-            Exact::whole(all_received) + received.times(share),
-            Exact::whole(all_sent) + sent.times(share),
-        );
-        // In whole bytes: a part of one exceeds nothing.
-        Some(Exact::whole(match self.direction(id) {
-            Direction::Sum => (received + sent).floor(),
-            Direction::Received => received.floor(),
-            Direction::Sent => sent.floor(),
-            Direction::Larger => received.floor().max(sent.floor()),
-        }))
-    }
-
-    /// Where the threshold lies, in bytes.
-    fn threshold(&self, id: &MachineId, threshold: Threshold) -> Option<Exact> {
-        match threshold {
-            Threshold::Volume(volume) => Some(Exact::whole(volume.0)),
-            Threshold::Percent(percent) => {
-                let share = Exact::of(percent.0).times(Exact::new(1, 100));
-                Some(Exact::whole(self.allowance(id)?).times(share))
-            }
-        }
-    }
-
-    fn limit(&self, id: &MachineId, threshold: CostThreshold) -> Option<Exact> {
-        match threshold {
-            CostThreshold::Amount(money) => Some(Exact::of(money.amount)),
-            CostThreshold::Percent(percent) => {
-                let share = Exact::of(percent.0).times(Exact::new(1, 100));
-                Some(Exact::of(self.cost_limit(id)?.amount).times(share))
-            }
-        }
-    }
-
-    /// The figure from which the trigger holds (or above which), if it has one.
-    fn figure(&self, id: &MachineId, trigger: Trigger, at: Timestamp) -> Option<Exact> {
-        match trigger {
-            Trigger::Used(threshold) | Trigger::Over(threshold) | Trigger::Forecast(threshold) => {
-                self.threshold(id, threshold)
-            }
-            Trigger::Accrued(percent) => {
-                let share = Exact::of(percent.0).times(Exact::new(1, 100));
-                Some(self.accrued(id, at)?.times(share))
-            }
-            Trigger::Cost(threshold) => self.limit(id, threshold),
-            Trigger::Overdue => None,
-        }
-    }
-
-    pub(super) fn mark(&self, id: &MachineId, trigger: Trigger, at: Timestamp) -> Option<u64> {
-        let figure = self.figure(id, trigger, at)?;
-        match trigger {
-            Trigger::Used(_) | Trigger::Over(_) | Trigger::Accrued(_) => Some(figure.floor()),
-            Trigger::Cost(_) => {
-                let tariff = self.plan(id)?.price.as_ref()?.usage?;
-                let price = Exact::of(tariff.price);
-                let bytes = figure.times(Exact::whole(tariff.per.0));
-                Some(bytes.over(price)?.floor())
-            }
-            Trigger::Forecast(_) | Trigger::Overdue => None,
-        }
-    }
-
-    fn holds(&self, id: &MachineId, trigger: Trigger, at: Timestamp) -> bool {
-        let used = Exact::whole(self.used(id));
-        let figure = self.figure(id, trigger, at);
-        match trigger {
-            Trigger::Used(_) => figure.is_some_and(|figure| used >= figure),
-            Trigger::Over(_) | Trigger::Accrued(_) => figure.is_some_and(|figure| used > figure),
-            Trigger::Cost(_) => {
-                let price = self.plan(id).and_then(|plan| plan.price.clone());
-                let tariff = price.and_then(|price| price.usage);
-                figure
-                    .zip(tariff)
-                    .is_some_and(|(figure, tariff)| Exact::price(tariff, self.used(id)) > figure)
-            }
-            Trigger::Forecast(_) => {
-                let forecast = self.forecast(id, at);
-                figure
-                    .zip(forecast)
-                    .is_some_and(|(figure, forecast)| forecast > figure)
-            }
-            Trigger::Overdue => self
-                .bills
-                .iter()
-                .any(|bill| bill.machine == *id && bill.paid.is_none() && bill.due <= at),
-        }
-    }
-
     /// `closing`: with the last byte of a period that ends at this instant.
     pub(super) fn look(&mut self, id: &MachineId, at: Timestamp, closing: bool) {
         self.remind(id, at);
@@ -248,6 +71,29 @@ impl Model {
             overridden,
             acting: rule.action.is_some() && !overridden && (ripe || waits),
             announced: diary.was_announced(rule),
+            beyond: self.moved_beyond(id, rule, at),
+        }
+    }
+
+    /// What has moved beyond the byte at which usage made the rule act: a cap counts from there.
+    fn moved_beyond(&self, id: &MachineId, rule: &Rule, at: Timestamp) -> u64 {
+        let Some(mark) = self
+            .mark(id, rule.trigger, at)
+            .filter(|_| rule.after.is_zero())
+        else {
+            return 0;
+        };
+        let first = match rule.trigger {
+            Trigger::Used(_) => mark,
+            _ => mark + 1,
+        };
+        let (received, sent) = self.diaries[id].moved_before_last_look();
+        let before = counted(self.direction(id), received, sent);
+        let reached = before < first;
+        if reached {
+            self.used(id).saturating_sub(first)
+        } else {
+            0
         }
     }
 
@@ -298,7 +144,13 @@ impl Model {
                 continue;
             }
             one.spoken = true;
-            let figure = self.figure(id, one.rule.trigger, at);
+            // Where it begins to hold: above a figure is higher than at it.
+            let trigger = one.rule.trigger;
+            let figure = match (self.figure(id, trigger, at), trigger) {
+                (Some(figure), Trigger::Used(_)) => Some(Exact::whole(figure.ceil())),
+                (Some(figure), Trigger::Over(_)) => Some(Exact::whole(figure.floor() + 1)),
+                (figure, _) => figure,
+            };
             let slot = &mut highest[basis(one.rule.trigger)];
             if slot.is_none_or(|(other, _)| figure >= other) {
                 *slot = Some((figure, index));
@@ -319,7 +171,7 @@ impl Model {
         }
         let strength = |one: &&Seen| match one.rule.action {
             Some(Action::Suspend) => (3, 0),
-            Some(Action::Cap(_)) => (2, -i128::from(self.left_under(id, &one.rule))),
+            Some(Action::Cap(_)) => (2, -i128::from(self.left_under(id, &one.rule, one.beyond))),
             Some(Action::Throttle(rate)) => (1, -i128::from(rate.0)),
             None => (0, 0),
         };
@@ -341,12 +193,12 @@ impl Model {
     }
 
     /// What may still move under the cap of that rule.
-    fn left_under(&self, id: &MachineId, rule: &Rule) -> u64 {
+    fn left_under(&self, id: &MachineId, rule: &Rule, beyond: u64) -> u64 {
         let Some(Action::Cap(volume)) = rule.action else {
             return 0;
         };
         let moved = self.diaries[id].counted_since_acting(&rule.name);
-        volume.0.saturating_sub(moved)
+        volume.0.saturating_sub(moved.unwrap_or(beyond))
     }
 
     pub(super) fn cap_remaining(&self, id: &MachineId) -> Option<u64> {
@@ -355,7 +207,7 @@ impl Model {
             return None;
         }
         let seen = look.find(look.standing.rule.as_ref()?)?;
-        Some(self.left_under(id, &seen.rule))
+        Some(self.left_under(id, &seen.rule, seen.beyond))
     }
 
     /// With the period end the overrides of its rules.
@@ -458,15 +310,16 @@ impl Model {
         }
     }
 
-    /// Bills that have become overdue.
+    /// Bills that have become overdue, and orders that nobody paid.
     fn remind(&mut self, id: &MachineId, at: Timestamp) {
         for index in 0..self.bills.len() {
             let bill = &mut self.bills[index];
             let late = bill.machine == *id && bill.paid.is_none() && bill.due <= at;
-            if late && !bill.said_overdue {
-                bill.said_overdue = true;
+            if late && !bill.done_for {
+                bill.done_for = true;
+                let word = if bill.extra { "lapsed" } else { "overdue" };
                 let detail = format!("#{index} {}", bill.amount);
-                self.tell(id, at, "overdue", None, detail);
+                self.tell(id, at, word, None, detail);
             }
         }
     }
@@ -557,8 +410,9 @@ impl Model {
         }
         // A period's first forecast.
         let first = diary.period().start + DAY;
-        let foretells = |seen: &Seen| matches!(seen.rule.trigger, Trigger::Forecast(_));
-        if first > look.at && look.rules.iter().any(foretells) {
+        let foretells = |rule: &Rule| matches!(rule.trigger, Trigger::Forecast(_));
+        let plan = self.plan(id);
+        if first > look.at && plan.is_some_and(|plan| plan.rules.iter().any(foretells)) {
             all.push(first);
         }
         for seen in &look.rules {
@@ -578,11 +432,7 @@ impl Model {
             .bills
             .iter()
             .filter(|bill| bill.machine == *id && bill.paid.is_none());
-        all.extend(
-            unpaid
-                .filter(|bill| !bill.said_overdue)
-                .map(|bill| bill.due),
-        );
+        all.extend(unpaid.filter(|bill| !bill.done_for).map(|bill| bill.due));
         all.into_iter().min()
     }
 }

@@ -7,12 +7,14 @@
 //! sums are added up from the first byte of the period, how long a trigger has held is found by
 //! leafing back. Nothing is carried along that could be carried wrongly.
 //!
-//! Left out: the circuit breaker, dry runs, `enforce = false`, reloads of the configuration,
-//! `cancel`, the texts of notices and their offers, and the order of what happens to a machine
-//! in one instant, states apart.
+//! Left out: the circuit breaker, dry runs, `enforce = false`, reloads of the configuration (and
+//! with them changes of zone), `cancel`, boundaries for the kernel, the texts of notices and
+//! their offers, bills' numbers, and the order of what happens to a machine in one instant, its
+//! states apart. Every rule of a plan has a name of its own, and a node has one currency.
 
 mod calendar;
 mod diary;
+mod figures;
 mod look;
 mod orders;
 mod sums;
@@ -46,14 +48,15 @@ pub(super) struct Told {
 #[derive(Clone, Debug)]
 pub(super) struct Bill {
     pub(super) machine: MachineId,
-    pub(super) account: Option<AccountId>,
+    /// For volume that was ordered; else for what was used.
     pub(super) extra: bool,
+    /// When it is due; an order lapses then, or with the period that it is for.
     pub(super) due: Timestamp,
-    pub(super) valid: (Timestamp, Timestamp),
     pub(super) volume: u64,
     pub(super) amount: Money,
     pub(super) paid: Option<Timestamp>,
-    said_overdue: bool,
+    /// An order that was given up, or what is owed and late: it was said.
+    done_for: bool,
 }
 
 /// What `status` should show.
@@ -69,6 +72,7 @@ pub(super) struct Shown {
     pub(super) rate: Option<u64>,
     pub(super) cap_remaining: Option<u64>,
     pub(super) pool_left: Option<u64>,
+    pub(super) cancellable: bool,
 }
 
 /// The model of a node.
@@ -217,6 +221,7 @@ impl Model {
         let span = diary.period();
         let (received, sent, exempt) = diary.moved();
         let machine = &self.terms.machines[id];
+        let owed = |bill: &Bill| bill.machine == *id && !bill.extra && bill.paid.is_none();
         let pool_left = machine
             .account
             .as_ref()
@@ -232,6 +237,7 @@ impl Model {
             rate: standing.rate(),
             cap_remaining: self.cap_remaining(id),
             pool_left,
+            cancellable: !self.bills.iter().any(owed),
         }
     }
 

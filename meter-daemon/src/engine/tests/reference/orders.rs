@@ -42,11 +42,8 @@ impl Model {
             CommandAction::Pay { invoice } => {
                 // The simulation writes bills' numbers as their place in the order of issue.
                 let index: usize = invoice.as_str().parse().unwrap();
-                if self
-                    .bills
-                    .get(index)
-                    .is_some_and(|bill| bill.paid.is_none())
-                {
+                let open = |bill: &Bill| bill.paid.is_none() && !(bill.extra && bill.done_for);
+                if self.bills.get(index).is_some_and(open) {
                     self.pay(index, now);
                 } else {
                     self.refuse(None, now);
@@ -275,14 +272,13 @@ impl Model {
             .is_some_and(|account| self.terms.accounts[account].autopay);
         self.bills.push(Bill {
             machine: id.clone(),
-            account,
             extra,
-            due,
-            valid,
+            // What nobody has had yet is owed by nobody: the order ends with its period, too.
+            due: if extra { due.min(valid.1) } else { due },
             volume,
             amount,
             paid: None,
-            said_overdue: false,
+            done_for: false,
         });
         self.tell(id, now, "invoiced", None, detail);
         if autopay {

@@ -74,6 +74,10 @@ impl Exact {
         }
     }
 
+    pub(super) fn ceil(self) -> u64 {
+        u64::try_from(-(-self.above).div_euclid(self.under)).unwrap()
+    }
+
     /// Rounded down; what is below zero is zero.
     pub(super) fn floor(self) -> u64 {
         u64::try_from(self.above.div_euclid(self.under)).unwrap_or(0)
