@@ -22,7 +22,12 @@ mod scale;
 mod spread;
 mod traffic;
 
-use std::{fs, process::ExitCode, time::Instant};
+use std::{
+    fs,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
 
 use meter_tests::{Result, interrupt, sandbox::Sandbox};
 
@@ -87,7 +92,7 @@ fn main() -> ExitCode {
 fn measure(effort: Effort, parts: &[(&str, Part)]) -> Result<()> {
     interrupt::note()?;
     let begun = Instant::now();
-    let before = load();
+    let before = others();
     let mut report = Report::default();
     for (what, part) in parts {
         interrupt::check()?;
@@ -96,20 +101,40 @@ fn measure(effort: Effort, parts: &[(&str, Part)]) -> Result<()> {
         eprintln!("bench: {what}: {:.1} s", start.elapsed().as_secs_f64());
     }
     println!(
-        "Linux {}, {} CPUs; load {before} before, {} after; {:.0} s in all.\n",
+        "Linux {}, {} CPUs, of which others had {before} before and {} after; {:.0} s in all.\n",
         fs::read_to_string("/proc/sys/kernel/osrelease")
             .unwrap_or_default()
             .trim(),
-        std::thread::available_parallelism().map_or(1, usize::from),
-        load(),
+        thread::available_parallelism().map_or(1, usize::from),
+        others(),
         begun.elapsed().as_secs_f64()
     );
     print!("{report}");
     Ok(())
 }
 
-/// Whose figures these are depends on what else the machine did.
-fn load() -> String {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or("unknown").to_owned()
+/// What share of the processors others have had over a second while we did nothing, in percent:
+/// whose figures these are depends on it. (The load would count who only waits.)
+fn others() -> String {
+    let read = || -> Option<[f64; 2]> {
+        let text = fs::read_to_string("/proc/stat").ok()?;
+        let line = text.lines().next()?.strip_prefix("cpu ")?;
+        let ticks: Vec<f64> = line
+            .split_whitespace()
+            .map_while(|word| word.parse().ok())
+            .take(8)
+            .collect();
+        // User, nice, system, idle, waiting for a disk, interrupts of both kinds, stolen.
+        let idle = ticks.get(3)? + ticks.get(4)?;
+        Some([ticks.iter().sum(), idle])
+    };
+    let before = read();
+    thread::sleep(Duration::from_secs(1));
+    match (before, read()) {
+        (Some([all, idle]), Some([all_now, idle_now])) => {
+            let share = 1.0 - (idle_now - idle) / (all_now - all);
+            format!("{:.0} %", share * 100.0)
+        }
+        _ => "unknown".to_owned(),
+    }
 }

@@ -77,7 +77,7 @@ fn tell(all: &[Contestant], rounds: usize, report: &mut Report) {
             "TCP, Gbit/s",
             "against nothing",
             "processor time a small packet, against nothing",
-            "a TCP byte",
+            "and a TCP byte",
         ],
         format!(
             "{rounds} rounds of {} ms for each in turn: UDP with 18 bytes from the guest, TCP with \
