@@ -4,7 +4,9 @@
 mod ledger;
 mod traffic;
 
-use crate::{cargo, project::Project, steps::Steps};
+use std::path::PathBuf;
+
+use crate::{build, cargo, project::Project, steps::Steps};
 
 /// What is measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,13 +34,22 @@ pub(crate) fn run(project: &Project, steps: &mut Steps, subject: &Subject) -> Re
     }
 }
 
-/// A measurement is an example program of meter-daemon, built for release.
-fn build_measurement(project: &Project, steps: &mut Steps, name: &str) -> Result<(), String> {
-    steps.run("build the measurement", || {
+/// A measurement, which is an example program of meter-daemon, and the meterd that it measures,
+/// built for release: the paths of both.
+fn build_measurement(
+    project: &Project,
+    steps: &mut Steps,
+    name: &str,
+) -> Result<[PathBuf; 2], String> {
+    build::kernel_object(project, steps)?;
+    // In one go: by itself each would ask for other features of what they share.
+    steps.run(&format!("build {name} and meterd"), || {
         let mut command = project.cargo();
-        command.args(["build", "--release", "--package", "meter-daemon"]);
-        cargo::run(command.args(["--example", name]))
-    })
+        command.arg("build").args(cargo::WORKSPACE);
+        cargo::run(command.args(["--release", "--bin", "meterd", "--example", name]))
+    })?;
+    let folder = project.target.join("release");
+    Ok([folder.join("examples").join(name), folder.join("meterd")])
 }
 
 #[cfg(test)]

@@ -2,13 +2,7 @@
 
 use std::fs;
 
-use crate::{
-    build::{self, Profile},
-    cargo, kernel,
-    project::Project,
-    root::Root,
-    steps::Steps,
-};
+use crate::{cargo, kernel, project::Project, root::Root, steps::Steps};
 
 /// What can be asked for; all of it otherwise.
 const PARTS: [&str; 4] = ["packets", "traffic", "scale", "cap"];
@@ -32,10 +26,8 @@ pub(super) fn run(project: &Project, steps: &mut Steps, options: &Options) -> Re
     // Before the build, which takes minutes the first time.
     let root = Root::find()?;
     kernel::check()?;
-    let meterd = build::meterd(project, steps, Profile::Release)?;
-    super::build_measurement(project, steps, "bench-traffic")?;
+    let [program, meterd] = super::build_measurement(project, steps, "bench-traffic")?;
     steps.run("measure", || {
-        let program = meterd.with_file_name("examples").join("bench-traffic");
         let mut command = root.command(&program, &[("METERD", meterd.as_os_str())]);
         let table = cargo::output(command.current_dir(&project.root).args(&options.0))
             .map_err(|problem| format!("{problem}{}", kernel::lacking()))?;
