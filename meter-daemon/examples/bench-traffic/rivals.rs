@@ -171,9 +171,9 @@ fn find(program: &str) -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
-/// The usual program on both hooks of the tap, with a thousand other entries in its map.
-pub(crate) fn naive(ifindex: u32) -> Result<Naive> {
-    let mut naive = Naive::load(naive::Kind::Shared, (100_000..101_000).chain([ifindex]))?;
+/// A simple program on both hooks of the tap, with a thousand other entries in its map.
+pub(crate) fn naive(kind: naive::Kind, ifindex: u32) -> Result<Naive> {
+    let mut naive = Naive::load(kind, (100_000..101_000).chain([ifindex]))?;
     naive.attach(TAP)?;
     Ok(naive)
 }

@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use meter_tests::{Failure, Result, interrupt, links, naive::Naive, sandbox::Sandbox};
+use meter_tests::{
+    Failure, Result, interrupt, links,
+    naive::{Kind, Naive},
+    sandbox::Sandbox,
+};
 
 use crate::{
     Effort,
@@ -28,6 +32,8 @@ enum Counter {
     Ours(Meter),
     Rules(Rules),
     Naive(Naive),
+    /// It stands there and counts nothing.
+    Idle(#[expect(dead_code, reason = "dropped, it is gone")] Naive),
 }
 
 struct Contestant {
@@ -175,11 +181,18 @@ fn contestants(sandbox: &Sandbox, report: &mut Report) -> Result<Vec<Contestant>
         };
         add(&rules.name(), &put, 0)?;
     }
-    let naive = |lane: &Lane| {
-        let naive = lane.host.namespace.run(|| rivals::naive(lane.ifindex))?;
-        Ok(Counter::Naive(naive))
+    let naive = |kind| {
+        move |lane: &Lane| {
+            let load = || rivals::naive(kind, lane.ifindex);
+            let naive = lane.host.namespace.run(load)?;
+            Ok(match kind {
+                Kind::Nothing => Counter::Idle(naive),
+                Kind::Shared | Kind::PerCpu => Counter::Naive(naive),
+            })
+        }
     };
-    add("naive eBPF: shared hash, atomics", &naive, 0)?;
+    add("naive eBPF: shared hash, atomics", &naive(Kind::Shared), 0)?;
+    add("an empty eBPF program", &naive(Kind::Nothing), 0)?;
     add("nothing again", &|_| Ok(Counter::Nothing), 0)?;
     Ok(all)
 }
@@ -218,7 +231,7 @@ impl Contestant {
         let passed = stats.taken_in + stats.given_out;
         let at_least = passed / 70_000;
         let told = match &self.counter {
-            Counter::Nothing => return Ok(()),
+            Counter::Nothing | Counter::Idle(_) => return Ok(()),
             Counter::Ours(meter) => {
                 let told = self.lane.host.namespace.run(|| exact(meter, &self.lane));
                 self.lane.host.namespace.run(|| meter.detach())?;
