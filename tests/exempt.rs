@@ -102,21 +102,19 @@ fn exempt_traffic_passes_a_cap_that_is_used_up() -> Result<()> {
 
 #[test]
 fn a_suspension_stops_exempt_traffic_unless_the_plan_lets_it_pass() -> Result<()> {
-    Sandbox::run(|sandbox| {
-        let suspend = "[[rule]]\nused = '100%'\nsuspend = true";
-        for (key, passes) in [("", false), ("exempt-when-suspended = true\n", true)] {
-            let scene = set(sandbox, &format!("{key}{suspend}"))?;
+    for (key, passes) in [("", false), ("exempt-when-suspended = true\n", true)] {
+        Sandbox::run(|sandbox| {
+            let rule = format!("{key}[[rule]]\nused = '100%'\nsuspend = true");
+            let scene = set(sandbox, &rule)?;
             use_up(&scene, "suspended")?;
             let (guest, world) = (&scene.guest.party, &scene.node.world);
-            let answered = ping(guest, world.v4, 3, Duration::from_millis(50))?
-                .answered
-                .len();
-            assert_eq!(answered, if passes { 3 } else { 0 }, "{key}");
+            let pings = ping(guest, world.v4, 3, Duration::from_millis(50))?;
+            assert_eq!(pings.answered.len(), if passes { 3 } else { 0 }, "{key}");
             if passes {
                 Tcp::v4(1_000_000).run(guest, world)?;
             }
-            drop(scene);
-        }
-        Ok(())
-    })
+            Ok(())
+        })?;
+    }
+    Ok(())
 }

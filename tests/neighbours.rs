@@ -403,7 +403,7 @@ fn an_nftables_rule_on_the_tap_stays_effective_under_a_throttle() -> Result<()> 
             throttle(&scene)?;
             until_said(
                 &scene.meterd,
-                "enforcement-failed",
+                "enforcement-changed",
                 &format!("nftables chain {chain}"),
             )?;
             let before = scene.capture.settled(guest.mac)?;

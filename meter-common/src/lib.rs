@@ -187,9 +187,9 @@ pub enum Action {
     Police = 3,
 }
 
-/// Room for so many bytes of [`Reached`] that the daemon has yet to read, some thousands of
+/// Room for so many bytes of [`Reached`] that the daemon has yet to read, some hundreds of
 /// records: a power of two.
-pub const REACHED_BYTES: u32 = 1 << 18;
+pub const REACHED_BYTES: u32 = 1 << 16;
 
 /// `BPF_F_MMAPABLE`: a map that the daemon has mapped into its memory.
 pub const MAPPED: u32 = 1 << 10;

@@ -284,6 +284,11 @@ impl Node {
             self.tally.drift_repairs += 1;
         }
         if stands != before || drifted {
+            // As the rule says it: the shaper is set a little lower, or to a share.
+            let rate = match self.wanted(&record.machine) {
+                Enforcement::Throttle(rule) => rule,
+                _ => rate,
+            };
             let detail = if before.is_some() {
                 format!("throttle of {rate} put back after somebody changed it")
             } else {

@@ -31,8 +31,8 @@ pub struct LimitEvent {
     pub at: Duration,
 }
 
-/// The events in the order in which they came. Those that nobody waited for are kept, some
-/// thousands of them; when no more fit, the program tries again at each packet.
+/// The events in the order in which they came. Those that nobody waited for are kept, over
+/// a thousand of them; when no more fit, the program tries again at each packet.
 pub struct LimitEvents {
     ring: AsyncFd<RingBuf<MapData>>,
 }

@@ -372,8 +372,8 @@ fn when_the_ring_is_full_the_daemon_is_told_as_soon_as_there_is_room() {
         let guest = Guest::new(arena, 1);
         listening(arena, |programs, events| {
             under_limits(programs, &guest, 0);
-            // A record takes 48 bytes of its 256 KiB.
-            let fit = (256 * 1024) / 48;
+            // A record takes 48 bytes of it.
+            let fit = meter_common::REACHED_BYTES as usize / 48;
             let mut last = 0;
             for n in 0..fit + 10 {
                 let then = [Then::Capped, Then::Suspended][n % 2];
