@@ -21,6 +21,7 @@ pub mod needs;
 pub mod netlink;
 pub mod packet;
 pub mod paper;
+pub mod rate_limits;
 pub mod routed;
 pub mod routing;
 pub mod sandbox;

@@ -247,6 +247,18 @@ impl Node {
             // Somebody is at work there: see `quiet`. Until then what stands stays.
             return Ok(());
         }
+        if let Root::Foreign { kind, why } = &found.root {
+            // A program that takes a shaper for standing polices nothing.
+            if self.enforcer.touches(ifindex) {
+                self.measure_one(record.counter.slot).await?;
+                self.take_down(record, "the shaper's place is taken")
+                    .await?;
+            }
+            return Err(EnforceError::Foreign {
+                kind: kind.clone(),
+                why: why.clone(),
+            });
+        }
         if !self.enforcer.touches(ifindex) || !ours {
             self.remember_root(record, &found)?;
         }
@@ -370,14 +382,8 @@ impl Node {
     /// Writes down what stands, before it is replaced.
     fn remember_root(&mut self, record: &SlotRecord, found: &Found) -> Result<(), EnforceError> {
         let saved = match &found.root {
-            Root::Foreign { kind, why } => {
-                return Err(EnforceError::Foreign {
-                    kind: kind.clone(),
-                    why: why.clone(),
-                });
-            }
             Root::Restorable(saved) => Some(saved.clone()),
-            Root::None | Root::Default(_) | Root::Ours { .. } => None,
+            Root::None | Root::Default(_) | Root::Ours { .. } | Root::Foreign { .. } => None,
         };
         let now = self.now();
         let mut batch = self.batch(now, &self.engine, &[]);
@@ -399,10 +405,10 @@ impl Node {
     async fn lift(&mut self, record: &SlotRecord) -> Result<(), EnforceError> {
         // What came through up to now, while the shapers still say so.
         self.measure_one(record.counter.slot).await?;
-        self.take_down(record).await
+        self.take_down(record, LIFTED).await
     }
 
-    async fn take_down(&mut self, record: &SlotRecord) -> Result<(), EnforceError> {
+    async fn take_down(&mut self, record: &SlotRecord, why: &str) -> Result<(), EnforceError> {
         let ifindex = record.interface.ifindex;
         match self
             .programs
@@ -422,7 +428,7 @@ impl Node {
             .shaping
             .remove(ifindex, saved.as_ref())
             .await?;
-        let detail = format!("throttle lifted; {}", after(&removed.root));
+        let detail = format!("{why}; {}", after(&removed.root));
         self.quiet.changed_by_us(ifindex, clock::now().monotonic);
         self.enforced(record, None, &detail)?;
         // Only now: until the note is gone, too, this is not done.
@@ -509,7 +515,7 @@ impl Node {
             warn!("reading before throttles are lifted: {failure}");
         }
         for record in touched {
-            let outcome = self.take_down(&record).await;
+            let outcome = self.take_down(&record, LIFTED).await;
             self.said(&record, outcome);
         }
         // Of interfaces that no slot has any more.
@@ -524,6 +530,8 @@ impl Node {
         }
     }
 }
+
+const LIFTED: &str = "throttle lifted";
 
 /// What the program is to do with packets.
 fn verdict(wanted: Enforcement) -> Verdict {
