@@ -27,7 +27,6 @@ pub(crate) enum Form {
 /// A set of pinned maps of our own.
 #[derive(Clone, Debug)]
 pub(crate) struct Meter {
-    folder: PathBuf,
     pins: PathBuf,
     slots: u32,
     form: Form,
@@ -36,7 +35,6 @@ pub(crate) struct Meter {
 impl Meter {
     pub(crate) fn new(sandbox: &Sandbox, name: &str, form: Form, slots: u32) -> Self {
         Self {
-            folder: sandbox.root().join(name),
             pins: sandbox.bpffs().join(name),
             slots,
             form,
@@ -46,7 +44,6 @@ impl Meter {
     pub(crate) fn open(&self) -> Result<Programs> {
         let options = ProgramOptions {
             pin_directory: self.pins.clone(),
-            runtime_directory: self.folder.clone(),
             count_bytes: CountBytes::Wire,
             slots: self.slots,
             attach: Attach::Auto,
@@ -122,7 +119,7 @@ impl Meter {
 
     /// Takes it all away, and fails if a pin is left.
     pub(crate) fn detach(&self) -> Result<()> {
-        detach_all(&self.pins, &self.folder).map_err(|error| Failure::new(error.to_string()))?;
+        detach_all(&self.pins).map_err(|error| Failure::new(error.to_string()))?;
         let left = meter_tests::inspect::pins(&self.pins)?;
         if left.is_empty() {
             return Ok(());
