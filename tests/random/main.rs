@@ -8,6 +8,7 @@ mod acts;
 mod deeds;
 mod found;
 mod lots;
+mod others;
 mod port;
 mod wanted;
 mod wire;
