@@ -52,6 +52,11 @@ Usage: cargo xtask VERB [OPTIONS]
   test-kernel [--kernel VMLINUZ] [--modules FOLDER] [FILTER]
                       what needs root, on another kernel, by default the newest
                       /boot/vmlinuz-6.1*: booted in QEMU, emulated and so slow; needs no root
+  bench [--quick] [packets] [traffic] [scale] [cap]
+                      what metering costs beside nftables, iptables and a naive eBPF counter,
+                      a release build: a packet, traffic, many interfaces, bytes past a cap; all
+                      in about three minutes, --quick in half of one, into <target>/bench.md.
+                      Needs root (asks sudo)
   bench ledger [--interfaces N]
                       what the ledger of 10 000 machines costs, a release build, against its
                       targets; the daemon itself with N interfaces (2000; 0: without it, which

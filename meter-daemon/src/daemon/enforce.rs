@@ -118,7 +118,7 @@ impl Node {
         Some(
             share
                 .filter(|_| count > 1)
-                .unwrap_or(shaped_to(rate, count)),
+                .unwrap_or(equal_share(rate, count)),
         )
     }
 
@@ -215,7 +215,7 @@ impl Node {
                 )
             };
             let (slots, demands): (Vec<Slot>, Vec<Demand>) = slots.iter().map(demand).unzip();
-            let shares = shares(rate, &demands);
+            let shares = shares(aim(rate), &demands);
             self.enforcer
                 .shares
                 .extend(slots.iter().copied().zip(shares));
@@ -549,16 +549,17 @@ fn verdict(wanted: Enforcement) -> Verdict {
     }
 }
 
-/// What a shaper is set to, as long as nothing is known of what each interface demands. A TCP
-/// receiver sees data in order: where a hole fills, up to three segments come at once, which
-/// over ten seconds at 64 kbit/s is 5 % more than the average, of which the headers leave room
-/// for 4. A throttle promises not to be exceeded, so it aims a little lower; of several
-/// interfaces, the idle ones keep as much.
-fn shaped_to(rate: BitsPerSecond, interfaces: u64) -> BitsPerSecond {
-    match interfaces {
-        0 | 1 => BitsPerSecond(rate.0 - rate.0 / 32),
-        several => BitsPerSecond(rate.0 / several),
-    }
+/// What the shapers of a machine are set to, together. A TCP receiver sees data in order: where
+/// a hole fills, up to three segments come at once, which over ten seconds at 64 kbit/s is 5 %
+/// more than the average, of which the headers leave room for 4. A throttle promises not to be
+/// exceeded, so it aims a little lower.
+fn aim(rate: BitsPerSecond) -> BitsPerSecond {
+    BitsPerSecond(rate.0 - rate.0 / 32)
+}
+
+/// The share of each interface as long as nothing is known of what each demands.
+fn equal_share(rate: BitsPerSecond, interfaces: u64) -> BitsPerSecond {
+    BitsPerSecond(aim(rate).0 / interfaces.max(1))
 }
 
 fn after(root: &RootAfter) -> String {
