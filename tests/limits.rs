@@ -206,7 +206,7 @@ fn holds_whatever_becomes_of_the_daemon(
                 it.meterd.start()?;
             }
             it.assert_recorded()?;
-            thread::sleep(AWHILE);
+            thread::sleep(AWHILE / 3);
             it.assert_stops_at(limit, kind, "and then")?;
         }
         Ok(())
@@ -302,7 +302,7 @@ fn a_plan_that_counts_the_larger_stops_at_the_byte_of_either_direction() -> Resu
     Sandbox::run(|sandbox| {
         let keys = format!("direction = 'larger'\n{SUSPEND}");
         let mut it = Limited::set(sandbox, &[Port::of(101)], &keys)?;
-        it.flood(Kind::Flows, AWHILE * 2)?;
+        it.flood(Kind::Flows, AWHILE)?;
         let [received, sent] = each_way(&mut it)?;
         let larger = received.max(sent);
         assert!(

@@ -16,8 +16,8 @@ use super::{
     node::{CycleError, Node},
     quiet::Lost,
     records,
-    shapers::{after, counted_on, note_key, shaped, shaped_to},
-    share::{Demand, shares},
+    shapers::{after, counted_on, note_key, shaped},
+    share::{Demand, aim, equal_share, shares},
 };
 use crate::{
     engine::{
@@ -123,7 +123,7 @@ impl Node {
         Some(
             share
                 .filter(|_| count > 1)
-                .unwrap_or(shaped_to(rate, count)),
+                .unwrap_or(equal_share(rate, count)),
         )
     }
 
@@ -224,7 +224,7 @@ impl Node {
                 )
             };
             let (slots, demands): (Vec<Slot>, Vec<Demand>) = slots.iter().map(demand).unzip();
-            let shares = shares(rate, &demands);
+            let shares = shares(aim(rate), &demands);
             self.enforcer
                 .shares
                 .extend(slots.iter().copied().zip(shares));
@@ -256,15 +256,20 @@ impl Node {
             // Somebody is at work there: see `quiet`. Until then what stands stays.
             return Ok(());
         }
-        if !self.enforcer.touches(ifindex) || !ours {
-            let remembered = self.remember_root(record, &found);
-            if matches!(remembered, Err(EnforceError::Foreign { .. }))
-                && self.enforcer.touches(ifindex)
-            {
-                // Ours is not there any more, and what is not shaped is to be policed.
-                self.lift(record).await?;
+        if let Root::Foreign { kind, why } = &found.root {
+            // A program that takes a shaper for standing polices nothing.
+            if self.enforcer.touches(ifindex) {
+                self.measure_one(record.counter.slot).await?;
+                self.take_down(record, "the shaper's place is taken")
+                    .await?;
             }
-            remembered?;
+            return Err(EnforceError::Foreign {
+                kind: kind.clone(),
+                why: why.clone(),
+            });
+        }
+        if !self.enforcer.touches(ifindex) || !ours {
+            self.remember_root(record, &found)?;
         }
         if before.is_none() {
             self.begin_figures(record, rate).await?;
@@ -387,14 +392,8 @@ impl Node {
     /// Writes down what stands, before it is replaced.
     fn remember_root(&mut self, record: &SlotRecord, found: &Found) -> Result<(), EnforceError> {
         let saved = match &found.root {
-            Root::Foreign { kind, why } => {
-                return Err(EnforceError::Foreign {
-                    kind: kind.clone(),
-                    why: why.clone(),
-                });
-            }
             Root::Restorable(saved) => Some(saved.clone()),
-            Root::None | Root::Default(_) | Root::Ours { .. } => None,
+            Root::None | Root::Default(_) | Root::Ours { .. } | Root::Foreign { .. } => None,
         };
         let now = self.now();
         let mut batch = self.batch(now, &self.engine, &[]);
@@ -416,10 +415,10 @@ impl Node {
     async fn lift(&mut self, record: &SlotRecord) -> Result<(), EnforceError> {
         // What came through up to now, while the shapers still say so.
         self.measure_one(record.counter.slot).await?;
-        self.take_down(record).await
+        self.take_down(record, LIFTED).await
     }
 
-    async fn take_down(&mut self, record: &SlotRecord) -> Result<(), EnforceError> {
+    async fn take_down(&mut self, record: &SlotRecord, why: &str) -> Result<(), EnforceError> {
         let ifindex = record.interface.ifindex;
         match self
             .programs
@@ -439,8 +438,13 @@ impl Node {
             .shaping
             .remove(ifindex, saved.as_ref())
             .await?;
-        let detail = format!("throttle lifted; {}", after(&removed.root));
+        let detail = format!("{why}; {}", after(&removed.root));
         self.quiet.changed_by_us(ifindex, clock::now().monotonic);
+        // The IFB let packets through until it went.
+        if let Some(touched) = self.enforcer.touched.get_mut(&ifindex) {
+            touched.last_sent = removed.figures.map(|last| last.traffic[1]);
+        }
+        self.measure_one(record.counter.slot).await?;
         self.enforced(record, None, &detail)?;
         // Only now: until the note is gone, too, this is not done.
         self.enforcer.touched.remove(&ifindex);
@@ -526,7 +530,7 @@ impl Node {
             warn!("reading before throttles are lifted: {failure}");
         }
         for record in touched {
-            let outcome = self.take_down(&record).await;
+            let outcome = self.take_down(&record, LIFTED).await;
             self.said(&record, outcome);
         }
         // Of interfaces that no slot has any more.
@@ -541,6 +545,8 @@ impl Node {
         }
     }
 }
+
+const LIFTED: &str = "throttle lifted";
 
 /// What the program is to do with packets.
 fn verdict(wanted: Enforcement) -> Verdict {

@@ -370,7 +370,6 @@ impl Node {
 pub(super) fn program_options(config: &Config) -> ProgramOptions {
     ProgramOptions {
         pin_directory: config.pin_directory.clone(),
-        runtime_directory: config.runtime_directory.clone(),
         count_bytes: match config.count_bytes {
             config::CountBytes::Wire => CountBytes::Wire,
             config::CountBytes::Frame => CountBytes::Frame,

@@ -38,6 +38,8 @@ pub(super) struct Touched {
     pub(super) rate: Option<BitsPerSecond>,
     /// What the guest sends goes there, too.
     pub(super) redirects: bool,
+    /// What its IFB had let through when it went, until that is recorded.
+    pub(super) last_sent: Option<Bytes>,
 }
 
 fn note_prefix(boot: &BootId, netns: u64) -> String {
@@ -153,8 +155,15 @@ impl Enforcer {
                 Some(now)
             }
             // Not known at this moment, or somebody has removed the IFB: what came through is
-            // found with the next figures.
-            _ => Some(before),
+            // found with the next figures; of one that we removed we know its last.
+            _ => {
+                let last = self.touched.get(&ifindex).and_then(|it| it.last_sent);
+                let sent = last.unwrap_or_default().max(before.through[1]);
+                Some(Shaped {
+                    through: [before.through[0], sent],
+                    ..before
+                })
+            }
         }
     }
 }
@@ -181,18 +190,7 @@ pub(super) fn shaped(figures: Figures, past: Bytes) -> Shaped {
     }
 }
 
-/// What a shaper is set to, as long as nothing is known of what each interface demands. A TCP
-/// receiver sees data in order: where a hole fills, up to three segments come at once, which
-/// over ten seconds at 64 kbit/s is 5 % more than the average, of which the headers leave room
-/// for 4. A throttle promises not to be exceeded, so it aims a little lower; of several
-/// interfaces, the idle ones keep as much.
-pub(super) fn shaped_to(rate: BitsPerSecond, interfaces: u64) -> BitsPerSecond {
-    match interfaces {
-        0 | 1 => BitsPerSecond(rate.0 - rate.0 / 32),
-        several => BitsPerSecond(rate.0 / several),
-    }
-}
-
+/// What became of the root, in words.
 pub(super) fn after(root: &RootAfter) -> String {
     match root {
         RootAfter::Restored => "what stood at the root before stands again".to_owned(),
