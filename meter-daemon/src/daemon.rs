@@ -27,7 +27,7 @@ mod survey;
 mod tally;
 mod time;
 
-use std::{future, io, path::Path, time::Duration};
+use std::{future, io, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -51,6 +51,7 @@ use crate::{
     config::Config,
     host::{
         links::{Link, LinkChange, Links},
+        memory,
         reached::{LimitEvent, LimitEvents},
     },
     ledger::Retention,
@@ -79,6 +80,7 @@ const CALLS: usize = 256;
 /// # Errors
 /// When it cannot start, or cannot go on: with the exit status that says which.
 pub fn run(config_path: &Path) -> Result<(), Failure> {
+    memory::share_one_heap();
     let config = Config::load(config_path)?;
     runtime()?.block_on(serve(config_path, config))
 }
@@ -99,12 +101,13 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     // Subscribed before the first dump: no change falls in between.
     let mut links = Links::open()?;
-    let mut node = Node::open_when_free(config, &links).await?;
+    let mut node = Node::open_when_free(Arc::new(config), &links).await?;
     let (calls, mut asked) = mpsc::channel(CALLS);
     let doors = Doors::open(&node.config, &calls).await?;
     drop(calls);
     let mut reached = node.limit_events()?;
     node.start(&links).await?;
+    memory::give_back();
     notify(&[sd_notify::NotifyState::Ready]);
     info!(
         machines = node.shown().count(),
@@ -334,7 +337,7 @@ impl Node {
     /// Takes in one change of the world; [`Node::act_on_links`] follows.
     fn see(&mut self, change: LinkChange) {
         let now = crate::host::clock::now().monotonic;
-        let config = std::sync::Arc::clone(&self.config);
+        let config = Arc::clone(&self.config);
         match change {
             LinkChange::Present(link) => {
                 let ifindex = link.ifindex;
@@ -411,13 +414,16 @@ impl Node {
                 self.failed(&failure);
             }
         }
+        // Of the step, and of answers since the last one: all machines' are as large as all that
+        // is known of them.
+        memory::give_back();
     }
 
     async fn round(&mut self, links: &Links) -> Result<(), node::CycleError> {
         let dump = links.dump().await?;
         self.audit(&dump)?;
         let now = crate::host::clock::now().monotonic;
-        let config = std::sync::Arc::clone(&self.config);
+        let config = Arc::clone(&self.config);
         self.interfaces.replace(dump, &config, now);
         self.ask_hypervisors();
         self.check_hooks()?;
@@ -490,9 +496,9 @@ impl Node {
         }
         warn_of_gaps(&new);
         self.engine.settings = open::engine_settings(&new);
-        self.config = std::sync::Arc::new(as_at_start(new, &self.config));
+        self.config = Arc::new(as_at_start(new, &self.config));
         let clock = crate::host::clock::now().monotonic;
-        let config = std::sync::Arc::clone(&self.config);
+        let config = Arc::clone(&self.config);
         self.interfaces.claim_again(&config, clock);
         self.terms_changed = true;
         self.pending.push(records::reloaded(now, changes));

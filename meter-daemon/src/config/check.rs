@@ -364,6 +364,8 @@ pub(super) fn config(files: Files) -> Config {
         .into_iter()
         .map(|machine| machine.checked)
         .collect();
+    // They were collected where they stood, places and all.
+    config.machines.shrink_to_fit();
     config.accounts = all_accounts
         .into_iter()
         .map(|account| (account.checked.account.id.clone(), account.checked))

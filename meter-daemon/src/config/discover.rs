@@ -241,8 +241,14 @@ impl Claims {
         claim.map(|claim| self.with_own_plan(claim))
     }
 
+    /// The plan that a configured machine names, if it names one; `None`: there is no such
+    /// machine in the files.
+    pub(super) fn plan(&self, machine: &MachineId) -> Option<Option<&PlanName>> {
+        self.plans.get(machine).map(Option::as_ref)
+    }
+
     fn with_own_plan(&self, claim: Claim) -> Claim {
-        let own = self.plans.get(&claim.machine).cloned().flatten();
+        let own = self.plan(&claim.machine).flatten().cloned();
         Claim {
             plan: own.or(claim.plan),
             machine: claim.machine,

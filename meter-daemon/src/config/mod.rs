@@ -253,9 +253,13 @@ impl Config {
     /// Whether the files name this machine.
     #[must_use]
     pub fn is_configured(&self, machine: &MachineId) -> bool {
-        self.machines
-            .iter()
-            .any(|configured| configured.id == *machine)
+        self.claims.plan(machine).is_some()
+    }
+
+    /// The plan that the files name for this machine.
+    #[must_use]
+    pub fn plan(&self, machine: &MachineId) -> Option<&PlanName> {
+        self.claims.plan(machine).flatten()
     }
 
     /// The terms of a machine that claims an interface.

@@ -64,12 +64,12 @@ pub fn attach(
     wanted: &[Wanted],
     dry_run: bool,
 ) -> Result<Vec<Result<Attached, Problem>>, Failure> {
-    let config = Config::load(config_path)?;
+    let config = Arc::new(Config::load(config_path)?);
     super::runtime()?.block_on(async {
         let links = Links::open()?;
         if dry_run {
             // Opening would load programs and make pins.
-            return would_attach(&Arc::new(config), &links, wanted).await;
+            return would_attach(&config, &links, wanted).await;
         }
         let mut node = Node::open(config, &links).await?;
         let ours: Vec<_> = wanted.iter().map(|wanted| node.accept(wanted)).collect();

@@ -47,12 +47,10 @@ impl Known {
 
     /// The claim of a machine that is known from before.
     pub(crate) fn claim(&self, machine: &MachineId, config: &Config) -> Claim {
-        let own = config.machines.iter().find(|own| own.id == *machine);
+        let plan = config.plan(machine).or_else(|| self.0.get(machine));
         Claim {
             machine: machine.clone(),
-            plan: own
-                .and_then(|own| own.plan.clone())
-                .or_else(|| self.0.get(machine).cloned()),
+            plan: plan.cloned(),
         }
     }
 

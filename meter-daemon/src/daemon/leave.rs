@@ -1,6 +1,6 @@
 //! Leaving: everything of ours removed from the node, its bytes in the ledger first.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use tracing::warn;
 
@@ -33,7 +33,7 @@ pub fn detach(config_path: &Path, dry_run: bool) -> Result<Vec<String>, Failure>
                 leave_behind(&links, &pins).await
             };
         }
-        match Node::open(config, &links).await {
+        match Node::open(Arc::new(config), &links).await {
             Ok(mut node) => {
                 node.adopt_attached()?;
                 if dry_run {

@@ -157,10 +157,13 @@ const COMMAND: Duration = Duration::from_secs(5);
 impl Node {
     /// As [`Node::open`], for the daemon: what keeps the state directory may be a command that
     /// is done in a moment. A daemon is known by its socket.
-    pub(crate) async fn open_when_free(config: Config, links: &Links) -> Result<Self, Failure> {
+    pub(crate) async fn open_when_free(
+        config: Arc<Config>,
+        links: &Links,
+    ) -> Result<Self, Failure> {
         let until = tokio::time::Instant::now() + COMMAND;
         loop {
-            let held = match Self::open(config.clone(), links).await {
+            let held = match Self::open(Arc::clone(&config), links).await {
                 Err(held @ Failure::Ledger(LedgerError::Held { .. })) => held,
                 outcome => return outcome,
             };
@@ -175,8 +178,7 @@ impl Node {
 
     /// Everything is adopted and the first picture taken; nothing is changed yet on the node
     /// but programs replaced by this version's.
-    pub(crate) async fn open(config: Config, links: &Links) -> Result<Self, Failure> {
-        let config = Arc::new(config);
+    pub(crate) async fn open(config: Arc<Config>, links: &Links) -> Result<Self, Failure> {
         let lock = ledger::lock(&config.state_directory)?;
         let (ledger, remembered) = Ledger::open(&config.state_directory)?;
         let reader = ledger.reader()?;

@@ -22,9 +22,10 @@ const WINDOW: i64 = 72 * HOUR;
 pub(crate) const WITHHELD: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 const HOUR: i64 = 3_600;
 
-/// The hours of the window. About 1.5 kB a machine when every hour had traffic.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Hours {
+/// A machine's hours of the window, each with what moved in it. Less than 1 kB when every
+/// hour had traffic.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Hours {
     /// Complete ones, shared between an engine and its clone: they change once an hour.
     done: Arc<Done>,
     /// The running one: its bounds in Unix seconds, and what moved.
@@ -32,26 +33,100 @@ pub(crate) struct Hours {
     moved: [u64; 2],
 }
 
-/// Two columns instead of a column of pairs, which would be padded by a fifth.
-#[derive(Clone, Debug, Default)]
+/// Hours in order of time, each as three numbers: minutes since the one before began, received
+/// and sent; seven bits a byte, the low ones first (LEB128). An hour's volume takes four or five
+/// bytes of its eight, and of ten thousand machines that is much of what the daemon needs.
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Done {
-    /// First minutes, counted from 1970, rising.
-    starts: Vec<u32>,
-    /// Received and sent.
-    moved: Vec<[u64; 2]>,
+    /// When the first and the last began, in minutes since 1970.
+    first: u32,
+    last: u32,
+    bytes: Vec<u8>,
+}
+
+impl Done {
+    /// A window of hours of common volumes, and one more.
+    const ROOM: usize = 74 * 10;
+
+    fn push(&mut self, start: u32, moved: [u64; 2]) {
+        if self.bytes.is_empty() {
+            self.first = start;
+            self.last = start;
+        }
+        let gap = u64::from(start.saturating_sub(self.last));
+        self.last = start;
+        // Exactly: doubling would waste half.
+        let longest = 3 * 10;
+        if self.bytes.capacity() - self.bytes.len() < longest {
+            let more = Self::ROOM.saturating_sub(self.bytes.len()).max(2 * longest);
+            self.bytes.reserve_exact(more);
+        }
+        for number in [gap, moved[0], moved[1]] {
+            put(&mut self.bytes, number);
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u32, [u64; 2])> {
+        let mut bytes = self.bytes.as_slice();
+        let mut before = None;
+        std::iter::from_fn(move || {
+            let gap = u32::try_from(take(&mut bytes)?).ok()?;
+            let moved = [take(&mut bytes)?, take(&mut bytes)?];
+            let start = before.map_or(self.first, |before: u32| before.saturating_add(gap));
+            before = Some(start);
+            Some((start, moved))
+        })
+    }
+
+    /// Without those that do not begin within.
+    fn retain(&mut self, within: impl Fn(u32) -> bool) {
+        if [self.first, self.last].into_iter().all(&within) {
+            return;
+        }
+        let all = std::mem::take(self);
+        for (start, moved) in all.iter().filter(|(start, _)| within(*start)) {
+            self.push(start, moved);
+        }
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, mut number: u64) {
+    while number > 0x7f {
+        bytes.push(number.to_le_bytes()[0] | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number.to_le_bytes()[0]);
+}
+
+fn take(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    Some(number)
 }
 
 impl Hours {
-    /// Hours as the ledger has them, of the running period.
-    pub(crate) fn restore(rows: &[(Timestamp, Timestamp, Traffic)], period: &Period) -> Self {
-        let mut hours = Self::default();
-        for (start, end, traffic) in rows {
-            if *start >= period.start && *start < period.end {
-                hours.turn(start.as_second(), end.as_second());
-                hours.count(traffic);
-            }
+    /// An hour as the ledger has it, in order of time: of ten thousand machines, rows on the
+    /// way from there to here would be most of what a start needs.
+    pub fn push(&mut self, start: Timestamp, end: Timestamp, traffic: &Traffic) {
+        self.turn(start.as_second(), end.as_second());
+        self.count(traffic);
+    }
+
+    /// Those of a period alone.
+    pub(crate) fn within(mut self, period: &Period) -> Self {
+        let within = |start| instant(start) >= period.start && instant(start) < period.end;
+        Arc::make_mut(&mut self.done).retain(within);
+        if !self.running.is_some_and(|(start, _)| within(minute(start))) {
+            (self.running, self.moved) = (None, [0, 0]);
         }
-        hours
+        self
     }
 
     /// A new period: a forecast looks at nothing before it.
@@ -114,16 +189,8 @@ impl Hours {
         {
             let done = Arc::make_mut(&mut self.done);
             let expired = minute(start - WINDOW - HOUR);
-            let kept = done.starts.partition_point(|start| *start < expired);
-            done.starts.drain(..kept);
-            done.moved.drain(..kept);
-            // One more than a window of hours, exactly: doubling would waste half.
-            if done.starts.capacity() < 74 {
-                done.starts.reserve_exact(74 - done.starts.len());
-                done.moved.reserve_exact(74 - done.moved.len());
-            }
-            done.starts.push(minute(complete));
-            done.moved.push(self.moved);
+            done.retain(|start| start >= expired);
+            done.push(minute(complete), self.moved);
         }
         self.running = Some((start, end));
         self.moved = [0, 0];
@@ -134,16 +201,22 @@ impl Hours {
         self.moved[1] = self.moved[1].saturating_add(traffic.sent.0);
     }
 
+    /// When each hour began, in minutes since 1970, and what moved: the running one comes last.
+    fn rows(&self) -> impl Iterator<Item = (u32, [u64; 2])> {
+        let running = self.running.map(|(start, _)| (minute(start), self.moved));
+        self.done.iter().chain(running)
+    }
+
+    /// When each hour began, and what the machine received and sent in it.
+    #[cfg(test)]
+    pub(crate) fn figures(&self) -> Vec<(Timestamp, [Bytes; 2])> {
+        let figures = |(start, moved): (u32, [u64; 2])| (instant(start), moved.map(Bytes));
+        self.rows().map(figures).collect()
+    }
+
     /// What moved after `from`.
     fn since(&self, from: Timestamp) -> [Bytes; 2] {
-        let running = self.running.map(|(start, _)| (minute(start), self.moved));
-        let done = self
-            .done
-            .starts
-            .iter()
-            .copied()
-            .zip(self.done.moved.iter().copied());
-        let mut hours = done.chain(running).peekable();
+        let mut hours = self.rows().peekable();
         let mut sums = [Bytes::ZERO; 2];
         while let Some((start, moved)) = hours.next() {
             // A change of offset by half an hour cuts an hour short.
@@ -298,33 +371,54 @@ mod tests {
         hours.add(&day, None, day.to, &zone);
         // 05:45 ahead of UTC: civil hours begin at a quarter past.
         let first = at("2026-06-10T00:15:00Z");
-        assert_eq!(hours.done.starts[1], minute(first.as_second()));
-        let rows: Vec<_> = hours
-            .done
-            .starts
-            .iter()
-            .zip(&hours.done.moved)
-            .map(|(start, moved)| {
-                let traffic = Traffic {
-                    received: Bytes(moved[0]),
-                    ..Traffic::ZERO
-                };
-                (instant(*start), instant(*start + 60), traffic)
-            })
-            .chain(hours.running.map(|(start, end)| {
-                let traffic = Traffic {
-                    received: Bytes(hours.moved[0]),
-                    ..Traffic::ZERO
-                };
-                let at = |second| Timestamp::from_second(second).unwrap();
-                (at(start), at(end), traffic)
-            }))
-            .collect();
-        let restored = Hours::restore(&rows, &june());
+        assert_eq!(hours.figures()[1].0, first);
+        let mut restored = Hours::default();
+        for (start, [received, sent]) in hours.figures() {
+            let end = start + jiff::SignedDuration::from_hours(1);
+            let traffic = Traffic {
+                received,
+                sent,
+                exempt: Bytes::ZERO,
+            };
+            restored.push(start, end, &traffic);
+        }
+        assert_eq!(restored.clone().within(&june()), restored);
+        let from = at("2026-06-10T12:15:00Z");
+        let period = Period {
+            start: from,
+            ..june()
+        };
+        let later = restored.clone().within(&period).figures();
+        assert_eq!(later, restored.figures()[13..]);
+        assert_eq!(later[0].0, from);
+        let ended = Period {
+            end: from,
+            ..june()
+        };
+        let earlier = restored.clone().within(&ended).figures();
+        assert_eq!(earlier, restored.figures()[..13]);
         for from in ["2026-06-10T00:00:00Z", "2026-06-10T13:37:00Z"] {
             assert_eq!(restored.since(at(from)), hours.since(at(from)));
         }
         assert_eq!(hours.since(at("2026-06-09T23:15:00Z"))[0], Bytes(24 * GB));
+    }
+
+    #[test]
+    fn an_hour_of_any_volume_comes_back_and_expired_ones_are_gone() {
+        let volumes = [0, 1, 127, 128, 16_383, 16_384, GB, u64::MAX - 1, u64::MAX];
+        let mut hours = Done::default();
+        let rows: Vec<_> = (27_000_000_u32..)
+            .step_by(60)
+            .zip(volumes.map(|volume| [volume, u64::MAX - volume]))
+            .collect();
+        for (start, moved) in &rows {
+            hours.push(*start, *moved);
+        }
+        assert_eq!(hours.iter().collect::<Vec<_>>(), rows);
+        hours.retain(|start| start >= rows[3].0);
+        assert_eq!(hours.iter().collect::<Vec<_>>(), rows[3..]);
+        hours.retain(|_| false);
+        assert_eq!(hours, Done::default());
     }
 
     #[test]

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::units::{AccountId, MachineId, Traffic};
 
+pub use super::forecast::Hours;
+
 /// The sums of the running period, which change with every reading. Kept apart from the
 /// rest of a machine's state so that a minute's commit writes few bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,6 @@ pub struct KeptMachine {
     pub state: String,
     /// The sums of its running period.
     pub running: Running,
-    /// Hours of the last three days, `(start, end, traffic)` in order, for the forecast.
-    pub recent: Vec<(Timestamp, Timestamp, Traffic)>,
+    /// Hours of the last three days, for the forecast.
+    pub recent: Hours,
 }

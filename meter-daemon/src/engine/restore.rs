@@ -8,7 +8,6 @@ use super::{
     Enforcement, EngineSettings,
     books::{Books, Node},
     effective::Effective,
-    forecast::Hours,
     kept::Record,
     machine::Machine,
     period::Period,
@@ -144,7 +143,7 @@ impl Engine {
 
 impl Machine {
     fn restore(kept: KeptMachine, terms: &Terms) -> Result<Self, RestoreError> {
-        let record: Record =
+        let mut record: Record =
             serde_json::from_str(&kept.state).map_err(|why| RestoreError::Machine {
                 machine: kept.machine.clone(),
                 why,
@@ -154,6 +153,16 @@ impl Machine {
             Some(configured) => Effective::resolve(configured, &record.settings, terms),
             None => Effective::gone(record.zone.clone()),
         };
+        for state in &mut record.rules {
+            let same = effective
+                .rules()
+                .iter()
+                .find(|rule| rule.name == state.rule);
+            if let Some(rule) = same {
+                // One text for all machines.
+                state.rule = rule.name.clone();
+            }
+        }
         let period = Period {
             start: kept.running.period_start,
             end: kept.running.period_end,
@@ -164,7 +173,7 @@ impl Machine {
             terms: Arc::new(effective),
             record: Arc::new(record),
             running: kept.running,
-            hours: Hours::restore(&kept.recent, &period),
+            hours: kept.recent.within(&period),
             present: configured.is_some(),
             stale: true,
             wake: None,

@@ -5,7 +5,7 @@
 //! that outlive the daemon, and reads the counters; `limits` is what it does by itself at a
 //! machine's boundaries, and `reached` what it then says. `links` sees the interfaces, `shaping`
 //! throttles them, `linkdown` knows what they lose when they are set down, `clock` and
-//! `identity` say when and where we are.
+//! `identity` say when and where we are, and `memory` gives back what we need no more.
 
 pub mod clock;
 pub mod conflicts;
@@ -16,6 +16,7 @@ pub mod identity;
 pub mod limits;
 pub mod linkdown;
 pub mod links;
+pub mod memory;
 pub mod netfilter;
 pub mod netlink;
 pub mod process;

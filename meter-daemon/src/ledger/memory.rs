@@ -33,7 +33,8 @@ pub(super) struct Known {
     pub(super) key: MachineKey,
     pub(super) zones: Zones,
     /// One of each of [`Table::HISTORIES`]; absent until the first traffic.
-    pub(super) open: Option<[Open; 4]>,
+    /// Apart, as a table of them has many free places.
+    pub(super) open: Option<Box<[Open; 4]>>,
 }
 
 /// All of it.
@@ -133,7 +134,7 @@ fn zone(row: &Row<'_>, column: usize) -> rusqlite::Result<(Timestamp, jiff::tz::
 }
 
 /// Of each history a start and a traffic, from `column` on; NULL where nothing is open.
-fn open(row: &Row<'_>, column: usize, zones: &Zones) -> rusqlite::Result<Option<[Open; 4]>> {
+fn open(row: &Row<'_>, column: usize, zones: &Zones) -> rusqlite::Result<Option<Box<[Open; 4]>>> {
     if row.get::<_, Option<i64>>(column)?.is_none() {
         return Ok(None);
     }
@@ -145,5 +146,5 @@ fn open(row: &Row<'_>, column: usize, zones: &Zones) -> rusqlite::Result<Option<
             traffic: value::traffic(row, column + 1)?,
         })
     };
-    Ok(Some([one(0)?, one(1)?, one(2)?, one(3)?]))
+    Ok(Some(Box::new([one(0)?, one(1)?, one(2)?, one(3)?])))
 }

@@ -135,7 +135,7 @@ pub(super) fn rows(
 
 /// The open bucket of a history, later than every row of its table.
 pub(super) fn open(table: Table, known: &Known) -> Option<Found> {
-    let Open { span, traffic } = known.open?[table as usize];
+    let Open { span, traffic } = known.open.as_ref()?[table as usize];
     Some(Found { span, traffic })
 }
 

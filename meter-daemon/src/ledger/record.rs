@@ -159,7 +159,11 @@ type Over = [Vec<(i64, Traffic)>; 4];
 
 /// Into the open buckets; what is over, by a later bucket or in an earlier one, goes `over`.
 fn roll_up(known: &mut Known, usage: &Usage, over: &mut Over) {
-    let mut open = known.open.map(|open| open.map(Some)).unwrap_or_default();
+    let mut open = known
+        .open
+        .as_ref()
+        .map(|open| open.map(Some))
+        .unwrap_or_default();
     for (table, (open, over)) in Table::HISTORIES.into_iter().zip(open.iter_mut().zip(over)) {
         let current = *open;
         let bucket = |at| match current {
@@ -180,7 +184,11 @@ fn roll_up(known: &mut Known, usage: &Usage, over: &mut Over) {
         });
     }
     if let [Some(minute), Some(hour), Some(day), Some(month)] = open {
-        known.open = Some([minute, hour, day, month]);
+        let now = [minute, hour, day, month];
+        match &mut known.open {
+            Some(open) => **open = now,
+            none => *none = Some(Box::new(now)),
+        }
     }
 }
 
@@ -190,7 +198,11 @@ fn write_open(connection: &Connection, memory: &mut Memory) -> rusqlite::Result<
              ?13, ?14, ?15, ?16, ?17)",
     )?;
     for (key, name) in std::mem::take(&mut memory.touched) {
-        let Some(open) = memory.machines.get(&name).and_then(|known| known.open) else {
+        let Some(open) = memory
+            .machines
+            .get(&name)
+            .and_then(|known| known.open.as_deref())
+        else {
             continue;
         };
         statement.raw_bind_parameter(1, key.0)?;
@@ -233,7 +245,7 @@ fn keep_zone(connection: &Connection, known: &mut Known, usage: &Usage) -> rusql
     // The change may cut the open buckets short.
     for (table, open) in Table::HISTORIES
         .into_iter()
-        .zip(known.open.iter_mut().flatten())
+        .zip(known.open.iter_mut().flat_map(|open| open.iter_mut()))
     {
         open.span = known.zones.row(table.resolution(), open.span.start);
     }

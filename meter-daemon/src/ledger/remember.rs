@@ -1,49 +1,47 @@
 //! What a start finds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::{
     BootId, Highest, InterfaceId, Remembered,
-    memory::{self, Known, MachineKey},
+    memory::{Known, MachineKey, Memory},
     query::{self, Table},
     slots,
     value::{self, Instant, Unsigned},
 };
 use crate::engine::{
-    record::{Kept, KeptMachine, Running},
-    units::{AccountId, MachineId, Traffic},
+    record::{Hours, Kept, KeptMachine, Running},
+    units::{AccountId, MachineId},
 };
 
 /// How far back the engine's forecast looks.
 const RECENT: SignedDuration = SignedDuration::from_hours(72);
 
-type Hours = Vec<(Timestamp, Timestamp, Traffic)>;
+/// The machines in order of their numbers.
+pub(super) type Machines<'a> = BTreeMap<MachineKey, (&'a MachineId, &'a Known)>;
 
-/// Everything.
-pub(super) fn all(connection: &Connection) -> rusqlite::Result<Remembered> {
+/// Everything, some of which the writer knows already.
+pub(super) fn all(connection: &Connection, memory: &Memory) -> rusqlite::Result<Remembered> {
     let (last, node) =
         connection.query_row("SELECT recorded, node_state FROM ledger", [], |row| {
             let recorded: Option<Instant> = row.get(0)?;
             Ok((recorded.map(|Instant(at)| at), row.get(1)?))
         })?;
-    let mut boots = connection.prepare("SELECT boot_id, id FROM boot")?;
-    let boots: Vec<(BootId, i64)> = boots
-        .query_map([], |row| Ok((BootId(row.get(0)?), row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
-    let machines = memory::machines(connection)?;
-    let names = machines
+    let machines: Machines<'_> = memory
+        .machines
         .iter()
-        .map(|(name, known)| (known.key, name.clone()));
+        .map(|(name, known)| (known.key, (name, known)))
+        .collect();
     Ok(Remembered {
-        slots: slots::all(connection, &names.collect(), &boots)?,
+        slots: slots::all(connection, &machines, &memory.boots)?,
         generations: slots::generations(connection)?,
-        highest: highest(connection, &boots)?,
+        highest: highest(connection, &memory.boots)?,
         notes: notes(connection)?,
         kept: Kept {
-            machines: kept(connection, machines, last)?,
+            machines: kept(connection, &machines, last)?,
             accounts: pairs(
                 connection,
                 "SELECT account, state FROM account_state ORDER BY account",
@@ -92,16 +90,16 @@ fn highest(connection: &Connection, boots: &[(BootId, i64)]) -> rusqlite::Result
 /// The engine's machines: those that it gave a state.
 fn kept(
     connection: &Connection,
-    machines: Vec<(MachineId, Known)>,
+    machines: &Machines<'_>,
     last: Option<Timestamp>,
 ) -> rusqlite::Result<Vec<KeptMachine>> {
-    let mut recent = recent(connection, &machines, last)?;
+    let mut recent = recent(connection, machines, last)?;
     let mut statement = connection.prepare(
         "SELECT state, period_start, period_end, measured_to, received, sent, exempt
          FROM machine_state JOIN running USING (machine) WHERE machine = ?1",
     )?;
     let mut kept = Vec::new();
-    for (machine, Known { key, .. }) in machines {
+    for (key, (machine, _)) in machines {
         let row = statement.query_row([key.0], |row| {
             let (Instant(period_start), Instant(period_end)) = (row.get(1)?, row.get(2)?);
             let Instant(measured_to) = row.get(3)?;
@@ -115,10 +113,10 @@ fn kept(
         });
         if let Some((state, running)) = row.optional()? {
             kept.push(KeptMachine {
-                machine,
+                machine: (*machine).clone(),
                 state,
                 running,
-                recent: recent.remove(&key).unwrap_or_default(),
+                recent: recent.remove(key).unwrap_or_default(),
             });
         }
     }
@@ -128,17 +126,13 @@ fn kept(
 /// Each machine's hours of the last three days before the last batch.
 fn recent(
     connection: &Connection,
-    machines: &[(MachineId, Known)],
+    machines: &Machines<'_>,
     last: Option<Timestamp>,
 ) -> rusqlite::Result<HashMap<MachineKey, Hours>> {
     let mut recent: HashMap<MachineKey, Hours> = HashMap::new();
     let Some(since) = last.and_then(|last| last.checked_sub(RECENT).ok()) else {
         return Ok(recent);
     };
-    let known: HashMap<_, _> = machines
-        .iter()
-        .map(|(_, known)| (known.key, known))
-        .collect();
     // An hour that began before may reach into them.
     let from = since
         .saturating_sub(SignedDuration::from_hours(1))
@@ -148,20 +142,22 @@ fn recent(
     let mut rows = statement.query([Table::Hour.from(from)])?;
     while let Some(row) = rows.next()? {
         let (start, key) = Table::Hour.parts(row.get(0)?);
-        let Some(known) = known.get(&key) else {
+        let Some((_, known)) = machines.get(&key) else {
             continue;
         };
         let span = known.zones.row(super::Resolution::Hour, start);
         if span.end > since {
-            let hour = (span.start, span.end, value::traffic(row, 1)?);
-            recent.entry(key).or_default().push(hour);
+            let traffic = value::traffic(row, 1)?;
+            let hours = recent.entry(key).or_default();
+            hours.push(span.start, span.end, &traffic);
         }
     }
-    for (key, known) in known {
-        let open = query::open(Table::Hour, known)
-            .filter(|open| open.span.end > since)
-            .map(|open| (open.span.start, open.span.end, open.traffic));
-        recent.entry(key).or_default().extend(open);
+    for (key, (_, known)) in machines {
+        let open = query::open(Table::Hour, known).filter(|open| open.span.end > since);
+        if let Some(open) = open {
+            let hours = recent.entry(*key).or_default();
+            hours.push(open.span.start, open.span.end, &open.traffic);
+        }
     }
     Ok(recent)
 }

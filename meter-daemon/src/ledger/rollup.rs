@@ -42,6 +42,8 @@ pub(super) struct Zones(Vec<(Timestamp, TimeZone)>);
 impl Zones {
     /// From what was kept, in order of time.
     pub(super) fn push(&mut self, since: Timestamp, zone: TimeZone) {
+        // Nearly every machine has one and keeps it.
+        self.0.reserve_exact(1);
         self.0.push((since, zone));
     }
 

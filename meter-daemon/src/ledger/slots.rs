@@ -8,10 +8,11 @@ use super::{
     BootId, CounterId, Generation, InterfaceId, MapSetId, Reading, Shaped, Slot, SlotRecord,
     cursor,
     memory::{MachineKey, Memory},
+    remember::Machines,
     settled,
     value::{self, Unsigned},
 };
-use crate::engine::units::{MachineId, Traffic};
+use crate::engine::units::Traffic;
 
 /// A [`CounterId`] with the number of its boot instead of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,7 +87,7 @@ pub(super) fn known(connection: &Connection) -> rusqlite::Result<HashMap<SlotKey
 /// Every slot that is not free, whole.
 pub(super) fn all(
     connection: &Connection,
-    machines: &HashMap<MachineKey, MachineId>,
+    machines: &Machines<'_>,
     boots: &[(BootId, i64)],
 ) -> rusqlite::Result<Vec<SlotRecord>> {
     let mut statement = connection.prepare(&format!(
@@ -120,7 +121,7 @@ pub(super) fn all(
                 },
                 machine: machines
                     .get(&fixed.machine)
-                    .cloned()
+                    .map(|(name, _)| (*name).clone())
                     .ok_or_else(|| missing("machine"))?,
                 interface: fixed.interface,
                 name: fixed.name.into(),

@@ -42,7 +42,13 @@ impl Ledger {
         let mut connection = file::connect(&file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         file::prepare(&mut connection, &file)?;
         let open = Standing::of(&file)?;
-        let read = || Ok((Memory::load(&connection)?, remember::all(&connection)?));
+        let read = || {
+            let memory = Memory::load(&connection)?;
+            let remembered = remember::all(&connection, &memory)?;
+            // A start reads more than any later step, and would keep all those pages.
+            connection.execute_batch("PRAGMA shrink_memory")?;
+            Ok((memory, remembered))
+        };
         let (memory, remembered) =
             read().map_err(|error| LedgerError::sqlite("reading what was kept", &file, &error))?;
         let ledger = Self {

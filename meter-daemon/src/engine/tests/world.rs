@@ -11,7 +11,7 @@ use crate::engine::{
     command::{Change, Command, CommandAction, Until},
     event::{Event, EventKind, State},
     plan::{Account, Machine, Plan, Terms},
-    record::{Changes, Kept, KeptMachine, Running},
+    record::{Changes, Hours, Kept, KeptMachine, Running},
     span::arrived_traffic,
     status::Status,
     units::*,
@@ -358,15 +358,15 @@ impl Ledger {
             let span = (machine.clone(), oldest)..=(machine.clone(), Timestamp::MAX);
             let hours = self.hours.range(span);
             let hours = hours.filter(|(_, traffic)| !traffic.is_zero());
+            let mut recent = Hours::default();
+            for ((_, start), traffic) in hours {
+                recent.push(*start, *start + SignedDuration::from_hours(1), traffic);
+            }
             KeptMachine {
                 machine: machine.clone(),
                 state: state.clone(),
                 running: *running,
-                recent: hours
-                    .map(|((_, start), traffic)| {
-                        (*start, *start + SignedDuration::from_hours(1), *traffic)
-                    })
-                    .collect(),
+                recent,
             }
         });
         Kept {

@@ -92,8 +92,8 @@ fn everything_that_was_recorded_is_remembered_by_the_next_start() {
     );
     let hours = [
         // The first half of the minute that it spans fell into the hour before.
-        ("2026-11-20T09:00:00Z", "2026-11-20T10:00:00Z"),
-        ("2026-11-20T10:00:00Z", "2026-11-20T11:00:00Z"),
+        "2026-11-20T09:00:00Z",
+        "2026-11-20T10:00:00Z",
     ];
     let kept = &remembered.kept.machines;
     let [
@@ -110,13 +110,17 @@ fn everything_that_was_recorded_is_remembered_by_the_next_start() {
     assert_eq!(machine.as_str(), "web1");
     assert_eq!(Some(state), given.changes.machines[0].state.as_ref());
     assert_eq!(*running, given.changes.machines[0].running);
-    let bounds: Vec<_> = recent
-        .iter()
-        .map(|(start, end, _)| (*start, *end))
-        .collect();
-    assert_eq!(bounds, hours.map(|(start, end)| (at(start), at(end))));
-    let sum: Traffic = recent.iter().map(|(_, _, traffic)| *traffic).sum();
-    assert_eq!(sum, given.usage[0].traffic);
+    let recent = recent.figures();
+    let starts: Vec<_> = recent.iter().map(|(start, _)| *start).collect();
+    assert_eq!(starts, hours.map(at));
+    let sum = |direction: usize| {
+        recent
+            .iter()
+            .map(|(_, moved)| moved[direction].0)
+            .sum::<u64>()
+    };
+    let used = given.usage[0].traffic;
+    assert_eq!([0, 1].map(sum), [used.received.0, used.sent.0]);
     assert_eq!(remembered.kept.accounts, given.changes.accounts);
     assert_eq!(remembered.kept.node, given.changes.node);
     assert_eq!(
