@@ -206,7 +206,7 @@ fn write_open(connection: &Connection, memory: &mut Memory) -> rusqlite::Result<
             continue;
         };
         statement.raw_bind_parameter(1, key.0)?;
-        for (bucket, column) in open.into_iter().zip((2..).step_by(4)) {
+        for (bucket, column) in open.iter().zip((2..).step_by(4)) {
             statement.raw_bind_parameter(column, bucket.span.start.as_second())?;
             for (bytes, column) in columns(bucket.traffic).into_iter().zip(column + 1..) {
                 statement.raw_bind_parameter(column, bytes)?;
