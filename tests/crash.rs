@@ -21,7 +21,7 @@ use meter_tests::{
 
 /// What the kernel program itself has counted on an interface, read from its pinned maps.
 fn programs_own(pins: &Path, interface: &str) -> Result<Counted> {
-    let maps = pins.join("v1/maps");
+    let maps = pins.join("v2/maps");
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
     let slot_of = |ifindex: u32| -> Result<u32> {
         let value = inspect::pinned_value(&maps.join("SLOTS"), &ifindex.to_ne_bytes(), 4)?;

@@ -429,7 +429,9 @@ fn somebodys_ingress_filter_still_sees_every_packet_of_a_throttled_guest() -> Re
         foreign::clsact_qdisc("tap101i0")?;
         let filter = foreign::Filter::clsact("tap101i0", Hook::Sent, 10)?;
         throttled(&scene)?;
-        let said = |event: &Value| event["event"] == "enforcement-failed";
+        let said = |event: &Value| {
+            event["event"] == "enforcement-changed" && event.to_string().contains("policed")
+        };
         wait::until("it to be said", Duration::from_millis(50), SOON, || {
             let events = scene.meterd.events("web1")?;
             Ok(match events.iter().any(said) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use meter_tests::{
     Result,
-    meterd::bytes,
+    meterd::{End, bytes},
     sandbox::Sandbox,
     scene::{MACHINE, Scene},
     topology::Family,
@@ -117,4 +117,35 @@ fn a_suspension_stops_exempt_traffic_unless_the_plan_lets_it_pass() -> Result<()
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn prefixes_that_a_reload_or_a_restart_brings_are_in_force_at_once() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let mut scene = set(sandbox, "[[rule]]\nused = '100%'\nsuspend = true")?;
+        let far_end = scene.node.world.address(Family::V4);
+        let exempts = |scene: &Scene<'_>| -> Result<bool> {
+            let before = bytes(&scene.meterd.status(MACHINE)?, "exempt")?;
+            Tcp::v4(300_000).run(&scene.guest.party, &scene.node.world)?;
+            Ok(bytes(&scene.meterd.status(MACHINE)?, "exempt")? > before + 300_000)
+        };
+        let with = |prefix: &str| {
+            format!(
+                "period = {{ starts = 1 }}\nallowance = '5 MB'\nexempt = ['{prefix}']\n\
+                 [[rule]]\nused = '100%'\nsuspend = true\n"
+            )
+        };
+        assert!(exempts(&scene)?);
+        let write =
+            |scene: &Scene<'_>, prefix| scene.meterd.write("plans/small.toml", &with(prefix));
+        write(&scene, "192.0.2.0/24")?;
+        scene.meterd.text(&["reload"])?;
+        assert!(!exempts(&scene)?, "after the reload");
+        let far_end = far_end.to_string();
+        write(&scene, &far_end)?;
+        scene.meterd.stop(End::Killed)?;
+        scene.meterd.start()?;
+        assert!(exempts(&scene)?, "after the restart");
+        Ok(())
+    })
 }

@@ -161,7 +161,7 @@ fn libvirts_hook_meters_every_target_before_the_guest_runs_and_never_stops_it() 
             assert!(output.status.success(), "{output:?}");
             assert_eq!(journal, "", "alive: {alive}");
             assert!(is_metered("vnet7")?);
-            send(&mut guest, 9)?;
+            assert!(send(&mut guest, 9).is_err(), "its link is down");
             if !alive {
                 running(Path::new("/run/libvirt/qemu"), "db", &xml)?;
                 meterd.start()?;

@@ -1,16 +1,20 @@
 //! Limits in the kernel: what passes beyond a boundary while the daemon sleeps its minute
 //! between two polls, is stopped, or is dead. Counted at the far ends.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use meter_tests::{
-    Result,
+    Context, Result,
     capture::Capture,
     links::Switch,
     meterd::{End, Meterd, bytes},
     sandbox::Sandbox,
-    topology::{Guest, Node, Party, Port},
-    traffic::{Bulk, ping},
+    topology::{Family, Guest, Node, Party, Port},
+    traffic::{Bulk, Flood, Udp, ping},
+    wait::{self, Seen},
 };
 use rustix::process::Signal;
 
@@ -84,8 +88,27 @@ impl<'a> Limited<'a> {
         Ok(passed)
     }
 
-    /// Flows in both directions of every interface at once, for a while.
-    fn flood(&self, flows: usize, time: Duration) -> Result<()> {
+    /// Traffic of a kind, for a while.
+    fn flood(&self, kind: Kind, time: Duration) -> Result<()> {
+        let world = &self.node.world;
+        match kind {
+            Kind::Flows => self.flows(2, time)?,
+            Kind::Frames => {
+                // What the guest receives is put together again on its way through the node.
+                let _bulk = Bulk::start(self.party(), world, 4)?;
+                thread::sleep(time);
+            }
+            Kind::Datagrams => {
+                let _received = Flood::start(world, self.party(), 0)?;
+                let _sent = Flood::start(self.party(), world, 1)?;
+                thread::sleep(time);
+            }
+        }
+        Ok(())
+    }
+
+    /// Flows in both directions of every interface at once.
+    fn flows(&self, flows: usize, time: Duration) -> Result<()> {
         let mut bulk = Bulk::start(self.party(), &self.node.world, flows)?;
         for guest in &self.guests {
             bulk.add(&self.node.world, &guest.party, flows)?;
@@ -115,25 +138,54 @@ impl<'a> Limited<'a> {
     }
 
     #[track_caller]
-    fn assert_stops_at(&mut self, limit: u64, when: &str) -> Result<()> {
+    fn assert_stops_at(&mut self, limit: u64, kind: Kind, when: &str) -> Result<()> {
         let passed = self.passed()?;
         assert!(
-            (limit..=limit + slack()).contains(&passed),
+            (limit..=limit + kind.slack()).contains(&passed),
             "{when}: {passed} passed, the limit is {limit}"
         );
         Ok(())
     }
 }
 
+/// What reaches a limit.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// TCP both ways.
+    Flows,
+    /// What the guest sends, without GSO.
+    Frames,
+    /// UDP both ways, as fast as it goes.
+    Datagrams,
+}
+
+impl Kind {
+    /// One packet a CPU may pass beyond a boundary.
+    fn slack(self) -> u64 {
+        match self {
+            Self::Flows | Self::Datagrams => slack(),
+            Self::Frames => 1514 * slack() / SKB,
+        }
+    }
+}
+
 const AWHILE: Duration = Duration::from_millis(600);
 
 /// The daemon awake, stopped, and dead; each time the limit is 30 MB further on.
-fn holds_whatever_becomes_of_the_daemon(ports: &[Port], rule: &str, beyond: u64) -> Result<()> {
+fn holds_whatever_becomes_of_the_daemon(
+    ports: &[Port],
+    rule: &str,
+    beyond: u64,
+    kind: Kind,
+) -> Result<()> {
     Sandbox::run(|sandbox| {
         let mut it = Limited::set(sandbox, ports, rule)?;
+        if matches!(kind, Kind::Frames) {
+            it.party().segmentation(Switch::Off)?;
+        }
         let mut limit = ALLOWANCE + beyond;
-        it.flood(2, AWHILE)?;
-        it.assert_stops_at(limit, "awake")?;
+        it.flood(kind, AWHILE)?;
+        it.assert_stops_at(limit, kind, "awake")?;
         it.assert_recorded()?;
 
         let more = |it: &Limited<'_>| it.meterd.text(&["top-up", "101", "30 MB"]).map(drop);
@@ -146,16 +198,16 @@ fn holds_whatever_becomes_of_the_daemon(ports: &[Port], rule: &str, beyond: u64)
             } else {
                 it.meterd.stop(End::Killed)?;
             }
-            it.flood(2, AWHILE)?;
-            it.assert_stops_at(limit, when)?;
+            it.flood(kind, AWHILE)?;
+            it.assert_stops_at(limit, kind, when)?;
             if stopped {
                 it.meterd.signal(Signal::CONT)?;
             } else {
                 it.meterd.start()?;
             }
             it.assert_recorded()?;
-            thread::sleep(AWHILE);
-            it.assert_stops_at(limit, "and then")?;
+            thread::sleep(AWHILE / 3);
+            it.assert_stops_at(limit, kind, "and then")?;
         }
         Ok(())
     })
@@ -166,12 +218,12 @@ const CAP: &str = "[[rule]]\nused = '100%'\ncap = '1 MB'";
 
 #[test]
 fn a_suspension_begins_at_the_byte_with_the_daemon_awake_stopped_or_dead() -> Result<()> {
-    holds_whatever_becomes_of_the_daemon(&[Port::of(101)], SUSPEND, 0)
+    holds_whatever_becomes_of_the_daemon(&[Port::of(101)], SUSPEND, 0, Kind::Flows)
 }
 
 #[test]
 fn a_cap_ends_at_the_byte_with_the_daemon_awake_stopped_or_dead() -> Result<()> {
-    holds_whatever_becomes_of_the_daemon(&[Port::of(101)], CAP, MEGABYTE)
+    holds_whatever_becomes_of_the_daemon(&[Port::of(101)], CAP, MEGABYTE, Kind::Flows)
 }
 
 #[test]
@@ -180,7 +232,7 @@ fn a_limit_is_the_machines_over_both_of_its_interfaces() -> Result<()> {
         machine: 101,
         nic: 1,
     };
-    holds_whatever_becomes_of_the_daemon(&[Port::of(101), second], SUSPEND, 0)
+    holds_whatever_becomes_of_the_daemon(&[Port::of(101), second], SUSPEND, 0, Kind::Flows)
 }
 
 #[test]
@@ -195,34 +247,123 @@ fn limits_that_are_armed_again_during_the_run_are_passed_by_a_packet_at_most() -
         }
         thread::sleep(AWHILE);
         drop(bulk);
-        it.assert_stops_at(ALLOWANCE + steps * MEGABYTE, "armed again")
+        it.assert_stops_at(ALLOWANCE + steps * MEGABYTE, Kind::Flows, "armed again")
     })
 }
 
 #[test]
-fn without_gso_not_a_frame_more_than_one_a_cpu_passes() -> Result<()> {
+fn without_gso_not_a_frame_more_than_one_a_cpu_passes_whatever_becomes_of_the_daemon() -> Result<()>
+{
+    holds_whatever_becomes_of_the_daemon(&[Port::of(101)], SUSPEND, 0, Kind::Frames)
+}
+
+#[test]
+fn a_flood_of_datagrams_stops_at_the_byte_whatever_becomes_of_the_daemon() -> Result<()> {
+    holds_whatever_becomes_of_the_daemon(&[Port::of(101)], SUSPEND, 0, Kind::Datagrams)
+}
+
+/// Received and sent, as far as they passed.
+fn each_way(it: &mut Limited<'_>) -> Result<[u64; 2]> {
+    let mac = it.party().mac;
+    let received = it.inside[0].settled(mac)?.received.segmented;
+    Ok([received, it.outside.settled(mac)?.sent.segmented])
+}
+
+#[test]
+fn a_plan_that_counts_what_is_received_stops_at_the_byte_of_that() -> Result<()> {
     Sandbox::run(|sandbox| {
-        let mut it = Limited::set(sandbox, &[Port::of(101)], SUSPEND)?;
-        it.party().segmentation(Switch::Off)?;
-        // What the guest receives is put together again on its way through the node.
-        let bulk = Bulk::start(it.party(), &it.node.world, 4)?;
+        let keys = format!("direction = 'received'\n{SUSPEND}");
+        let mut it = Limited::set(sandbox, &[Port::of(101)], &keys)?;
+        it.meterd.signal(Signal::STOP)?;
+        // What is not counted goes on past the allowance, and stops with the rest.
+        let bulk = Bulk::start(it.party(), &it.node.world, 2)?;
+        wait::until("more than the allowance", AWHILE / 60, AWHILE * 20, || {
+            Ok(match bulk.arrived() {
+                arrived if arrived > 2 * ALLOWANCE => Seen::Yes(()),
+                arrived => Seen::NotYet(format!("{arrived}")),
+            })
+        })?;
+        drop(bulk);
+        let bulk = Bulk::start(&it.node.world, it.party(), 2)?;
         thread::sleep(AWHILE);
         drop(bulk);
-        let passed = it.passed()?;
-        let frames = 1514 * slack() / SKB;
+        it.meterd.signal(Signal::CONT)?;
+        let [received, sent] = each_way(&mut it)?;
         assert!(
-            (ALLOWANCE..=ALLOWANCE + frames).contains(&passed),
-            "{passed}"
+            (ALLOWANCE..=ALLOWANCE + slack()).contains(&received),
+            "{received} received, {sent} sent"
         );
         Ok(())
     })
 }
 
 #[test]
+fn a_plan_that_counts_the_larger_stops_at_the_byte_of_either_direction() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let keys = format!("direction = 'larger'\n{SUSPEND}");
+        let mut it = Limited::set(sandbox, &[Port::of(101)], &keys)?;
+        it.flood(Kind::Flows, AWHILE)?;
+        let [received, sent] = each_way(&mut it)?;
+        let larger = received.max(sent);
+        assert!(
+            (ALLOWANCE..=ALLOWANCE + slack()).contains(&larger),
+            "{received} received, {sent} sent"
+        );
+        Ok(())
+    })
+}
+
+const THROTTLE: &str = "[[rule]]\nused = '100%'\nthrottle = '64 kbit/s'";
+
+/// Datagrams without end, of which little is let through: what comes, bits a second.
+fn trickle(it: &mut Limited<'_>, guests: &[Party], seconds: u64) -> Result<u64> {
+    let spray = |seconds| {
+        let until = Instant::now() + Duration::from_secs(seconds);
+        let datagrams = Udp {
+            datagrams: 10,
+            each: 1_000,
+            family: Family::V4,
+            together: 1,
+        };
+        let world = it.node.world.clone();
+        thread::scope(|scope| {
+            let all = guests.iter().map(|guest| {
+                let world = &world;
+                scope.spawn(move || -> Result<()> {
+                    while Instant::now() < until {
+                        datagrams.spray(world, guest)?;
+                    }
+                    Ok(())
+                })
+            });
+            let all: Vec<_> = all.collect();
+            all.into_iter().try_for_each(|one| match one.join() {
+                Ok(outcome) => outcome,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })
+    };
+    // What a silent machine has saved up.
+    spray(1)?;
+    let mut received = || -> Result<u64> {
+        let all = guests.iter().zip(&mut it.inside);
+        all.map(|(guest, inside)| Ok(inside.of(guest.mac)?.received.segmented))
+            .sum()
+    };
+    let (before, start) = (received()?, Instant::now());
+    spray(seconds)?;
+    let moved = received()? - before;
+    Ok(moved * 8_000 / milliseconds(start))
+}
+
+fn milliseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[test]
 fn a_throttle_begins_at_the_byte_and_is_shaped_within_moments() -> Result<()> {
     Sandbox::run(|sandbox| {
-        let rule = "[[rule]]\nused = '100%'\nthrottle = '64 kbit/s'";
-        let mut it = Limited::set(sandbox, &[Port::of(101)], rule)?;
+        let mut it = Limited::set(sandbox, &[Port::of(101)], THROTTLE)?;
         let (guest, world) = (it.party().clone(), it.node.world.clone());
         let bulk = Bulk::start(&world, &guest, 2)?;
         thread::sleep(Duration::from_secs(2));
@@ -236,6 +377,142 @@ fn a_throttle_begins_at_the_byte_and_is_shaped_within_moments() -> Result<()> {
         );
         let pings = ping(&guest, world.v4, 5, Duration::from_millis(100))?;
         assert_eq!(pings.answered.len(), 5, "{pings:?}");
+        let log = it.meterd.log();
+        let acted = log.lines().find(|line| line.contains("acted upon"));
+        println!("{}", acted.unwrap_or("nothing in the log"));
+        assert!(acted.is_some(), "{log}");
         Ok(())
+    })
+}
+
+#[test]
+fn a_throttle_is_policed_to_its_rate_with_the_daemon_stopped_or_dead() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let mut it = Limited::set(sandbox, &[Port::of(101)], THROTTLE)?;
+        let guests = [it.party().clone()];
+        guests[0].segmentation(Switch::Off)?;
+        it.meterd.signal(Signal::STOP)?;
+        let began = Instant::now();
+        it.flood(Kind::Frames, AWHILE)?;
+        let passed = it.passed()?;
+        // Both ways, and a second that was saved up.
+        let policed = 2 * 8 * (1_000 + milliseconds(began));
+        assert!(
+            (ALLOWANCE..=ALLOWANCE + slack() + policed).contains(&passed),
+            "{passed}"
+        );
+        for how in ["stopped", "dead"] {
+            let rate = trickle(&mut it, &guests, 3)?;
+            println!("{how}: policed to {rate} bit/s");
+            assert!((32_000..=66_000).contains(&rate), "{how}: {rate} bit/s");
+            if how == "stopped" {
+                it.meterd.stop(End::Killed)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Somebody's root that cannot be put back, so that the machine is policed.
+fn foreign_root(tap: &str) -> Result<()> {
+    let words = ["qdisc", "replace", "dev", tap, "root", "handle", "5:"];
+    let status = std::process::Command::new("tc")
+        .args(words)
+        .args(["pfifo", "limit", "1000"])
+        .status()
+        .could_not(|| "run tc")?;
+    assert!(status.success());
+    Ok(())
+}
+
+/// The machine has used its allowance up and is throttled.
+fn throttled(it: &Limited<'_>) -> Result<()> {
+    // A long packet would be what policing lets through in seconds.
+    it.party().segmentation(Switch::Off)?;
+    it.flood(Kind::Frames, AWHILE)?;
+    let soon = Duration::from_secs(5);
+    it.meterd.wait_for_state("101", "throttled", soon).map(drop)
+}
+
+#[test]
+fn a_root_that_somebody_puts_in_the_place_of_a_shaper_is_policed() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let mut it = Limited::set(sandbox, &[Port::of(101)], THROTTLE)?;
+        throttled(&it)?;
+        foreign_root("tap101i0")?;
+        thread::sleep(Duration::from_secs(1));
+        let guests = [it.party().clone()];
+        let rate = trickle(&mut it, &guests, 3)?;
+        println!("{rate} bit/s");
+        assert!((32_000..=66_000).contains(&rate), "{rate} bit/s");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_machine_has_its_rate_where_one_interface_is_shaped_and_another_policed() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let second = Port {
+            machine: 101,
+            nic: 1,
+        };
+        let mut it = Limited::set(sandbox, &[Port::of(101), second], THROTTLE)?;
+        foreign_root("tap101i1")?;
+        throttled(&it)?;
+        let guests = [it.party().clone(), it.guests[1].party.clone()];
+        let rate = trickle(&mut it, &guests, 3)?;
+        println!("{rate} bit/s");
+        assert!((32_000..=66_000).contains(&rate), "{rate} bit/s");
+        Ok(())
+    })
+}
+
+/// Processor time that the daemon has used.
+fn worked(meterd: &Meterd<'_>) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", meterd.pid().unwrap_or(0)))
+        .could_not(|| "read what the daemon has worked")?;
+    let behind = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks = behind.split(' ').skip(11).take(2);
+    let ticks: u64 = ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+#[test]
+fn a_flood_into_a_throttle_that_a_suspension_follows_does_not_keep_the_daemon_busy() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let rules = format!("{THROTTLE}\n[[rule]]\nused = '200%'\nsuspend = true");
+        let it = Limited::set(sandbox, &[Port::of(101)], &rules)?;
+        throttled(&it)?;
+        thread::sleep(AWHILE);
+        let before = worked(&it.meterd)?;
+        let flood = Flood::start(&it.node.world, it.party(), 0)?;
+        thread::sleep(Duration::from_secs(2));
+        drop(flood);
+        let worked = worked(&it.meterd)?.saturating_sub(before);
+        println!("{worked:?} in 2 s");
+        assert!(worked < Duration::from_millis(400), "{worked:?} in 2 s");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_is_imported_is_off_the_limit_at_once() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let mut it = Limited::set(sandbox, &[Port::of(101)], SUSPEND)?;
+        let at = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(2);
+        it.meterd.write(
+            "usage.csv",
+            &format!("time,received,sent\n{at},10000000,0\n"),
+        )?;
+        let file = it.meterd.directory().join("usage.csv");
+        let answer = it
+            .meterd
+            .json(&["import", "101", "--from", &file.to_string_lossy()])?;
+        // None of it in the first two hours of a month.
+        let imported = bytes(&answer["events"][0], "in_period")?;
+        it.meterd.signal(Signal::STOP)?;
+        it.flood(Kind::Flows, AWHILE)?;
+        it.assert_stops_at(ALLOWANCE - imported, Kind::Flows, "after the import")?;
+        it.meterd.signal(Signal::CONT)
     })
 }

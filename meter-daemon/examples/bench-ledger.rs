@@ -40,6 +40,7 @@ use meter_tests::{
     links,
     meterd::{Meterd, sample},
     sandbox::{Namespace, Sandbox},
+    table::markdown,
 };
 
 const MACHINES: u32 = 10_000;
@@ -120,15 +121,15 @@ impl Table {
     }
 
     fn print(&self) {
-        println!("| what | target | measured |\n|---|---|---|");
-        for Figure {
-            what,
-            target,
-            measured,
-        } in &self.0
-        {
-            println!("| {what} | {target} | {measured} |");
-        }
+        let row = |figure: &Figure| {
+            vec![
+                figure.what.to_owned(),
+                figure.target.to_owned(),
+                figure.measured.clone(),
+            ]
+        };
+        let rows: Vec<_> = self.0.iter().map(row).collect();
+        print!("{}", markdown(&["what", "target", "measured"], &rows));
     }
 }
 

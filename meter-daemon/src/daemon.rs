@@ -27,7 +27,7 @@ mod survey;
 mod tally;
 mod time;
 
-use std::{future, path::Path, sync::Arc, time::Duration};
+use std::{future, io, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -52,6 +52,7 @@ use crate::{
     host::{
         links::{Link, LinkChange, Links},
         memory,
+        reached::{LimitEvent, LimitEvents},
     },
     ledger::Retention,
 };
@@ -115,6 +116,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     );
 
     let mut timers = Timers::new(&node);
+    let mut rest = Instant::now();
     let outcome = loop {
         let deadline = node.until_deadline().map(|wait| Instant::now() + wait);
         let quiet = node.until_quiet().map(|wait| Instant::now() + wait);
@@ -131,12 +133,14 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
                 node.see(change);
                 settle(&mut node, &mut links, SETTLE).await;
             }
-            event = reached.next() => {
+            event = rested(rest, &mut reached) => {
+                let began = Instant::now();
                 let mut events = vec![event.map_err(arm::listening)?];
                 events.extend(std::iter::from_fn(|| reached.try_next()));
                 // Who sets up an interface at this moment is known before its root is taken.
                 settle(&mut node, &mut links, Duration::ZERO).await;
                 node.reached(&events).await;
+                rest = Instant::now() + began.elapsed();
             }
             Some(call) = asked.recv() => {
                 // What happened before the question belongs into the answer.
@@ -211,6 +215,13 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         warn!("telling the service manager how we are: {error}");
     }
+}
+
+/// The next limit that is reached, not before then: each is a reading of all counters, and
+/// however many a guest brings about, half of the time is left.
+async fn rested(until: Instant, reached: &mut LimitEvents) -> io::Result<LimitEvent> {
+    tokio::time::sleep_until(until).await;
+    reached.next().await
 }
 
 /// Sleeps until then; for ever where there is no then.

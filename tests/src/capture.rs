@@ -100,10 +100,15 @@ const FRAMES: usize = 500_000;
 impl Capture {
     /// Of everything that an interface of `namespace` sends and takes in, from now on.
     pub fn on(namespace: &Namespace, interface: &str) -> Result<Self> {
+        Self::with_room_for(FRAMES, namespace, interface)
+    }
+
+    /// As [`Self::on`], where less passes between two looks.
+    pub fn with_room_for(frames: usize, namespace: &Namespace, interface: &str) -> Result<Self> {
         namespace.run(|| {
             let what = format!("capture on {interface}");
             let socket = sys::packet_socket().could_not(|| &what)?;
-            let ring = Ring::map(&socket, FRAMES).could_not(|| &what)?;
+            let ring = Ring::map(&socket, frames).could_not(|| &what)?;
             sys::bind_packet(&socket, links::get(interface)?.index).could_not(|| &what)?;
             Ok(Self {
                 socket,

@@ -1,6 +1,11 @@
 //! What a packet costs in a program, by the kernel's own test run.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::{Context, Result, inspect::Hook, sys};
 
@@ -22,6 +27,16 @@ impl Packet<'_> {
     /// Nanoseconds that `program` takes for it, in the mean of a great many runs.
     pub fn cost(&self, program: impl AsFd) -> Result<u32> {
         self.run(program, 1_000_000)
+    }
+
+    /// The same in fractions, by the processor time of this thread over so many runs: what
+    /// else the machine does lengthens it less.
+    pub fn fine_cost(&self, program: impl AsFd, times: u32) -> Result<f64> {
+        let before = clock_gettime(ClockId::ThreadCPUTime);
+        self.run(program, times)?;
+        let after = clock_gettime(ClockId::ThreadCPUTime);
+        let of = |time: Timespec| Duration::try_from(time).unwrap_or_default().as_secs_f64();
+        Ok((of(after) - of(before)) * 1e9 / f64::from(times))
     }
 
     fn run(&self, program: impl AsFd, times: u32) -> Result<u32> {

@@ -125,11 +125,7 @@ pub fn clsact_qdisc(interface: &str) -> Result<()> {
 /// `packets += 1; bytes += skb->len; return TCX_NEXT` (which is TC_ACT_UNSPEC), in BPF
 /// instructions: code, registers (source << 4 | destination), offset, immediate.
 fn count_and_pass(map: &OwnedFd) -> Vec<u64> {
-    let op = |code: u8, registers: u8, offset: i16, immediate: i32| {
-        let [o0, o1] = offset.to_le_bytes();
-        let [i0, i1, i2, i3] = immediate.to_le_bytes();
-        u64::from_le_bytes([code, registers, o0, o1, i0, i1, i2, i3])
-    };
+    let op = sys::bpf::instruction;
     vec![
         op(0xbf, 0x16, 0, 0),               // r6 = r1, the skb
         op(0x62, 0x0a, -4, 0),              // *(u32 *)(r10 - 4) = 0, the key

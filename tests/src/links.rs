@@ -83,6 +83,10 @@ pub struct Stats {
     pub taken_in: u64,
     /// Bytes it gave out.
     pub given_out: u64,
+    /// Packets it took in, an unsegmented one as one.
+    pub packets_in: u64,
+    /// Packets it gave out.
+    pub packets_out: u64,
     /// Packets dropped on the way in and out.
     pub dropped: u64,
 }
@@ -223,6 +227,8 @@ fn read(body: &[u8]) -> Option<Link> {
         stats: Stats {
             taken_in: counter(2),
             given_out: counter(3),
+            packets_in: counter(0),
+            packets_out: counter(1),
             dropped: counter(6) + counter(7),
         },
     })

@@ -313,6 +313,7 @@ pub(crate) mod bpf {
 
     const MAP_CREATE: u32 = 0;
     const MAP_LOOKUP: u32 = 1;
+    const MAP_UPDATE: u32 = 2;
     const PROG_LOAD: u32 = 5;
     const OBJ_GET: u32 = 7;
     const PROG_TEST_RUN: u32 = 10;
@@ -376,13 +377,26 @@ pub(crate) mod bpf {
         u32::try_from(fd.as_fd().as_raw_fd()).unwrap_or_default()
     }
 
+    /// One instruction: its code, registers (source << 4 | destination), offset, immediate.
+    pub(crate) fn instruction(code: u8, registers: u8, offset: i16, immediate: i32) -> u64 {
+        let [o0, o1] = offset.to_le_bytes();
+        let [i0, i1, i2, i3] = immediate.to_le_bytes();
+        u64::from_le_bytes([code, registers, o0, o1, i0, i1, i2, i3])
+    }
+
     /// An array of one element of `value` bytes.
     pub(crate) fn array_map(value: u32) -> io::Result<OwnedFd> {
+        const ARRAY: u32 = 2;
+        map(ARRAY, value, 1)
+    }
+
+    /// A map of this kind, with keys of four bytes.
+    pub(crate) fn map(kind: u32, value: u32, entries: u32) -> io::Result<OwnedFd> {
         let mut attributes = Attributes::new()
-            .u32(0, 2)
+            .u32(0, kind)
             .u32(4, 4)
             .u32(8, value)
-            .u32(12, 1);
+            .u32(12, entries);
         // SAFETY: no addresses.
         unsafe { attributes.open(MAP_CREATE) }
     }
@@ -414,6 +428,19 @@ pub(crate) mod bpf {
         // SAFETY: key and value are as long as the map says, checked above.
         unsafe { attributes.call(MAP_LOOKUP) }?;
         Ok(())
+    }
+
+    /// An entry of all zeroes under `key`, in a map made by [`map`].
+    pub(crate) fn insert_zero(map: impl AsFd, key: u32) -> io::Result<()> {
+        let info = info(&map)?;
+        let size = u32::from_ne_bytes([info[12], info[13], info[14], info[15]]) as usize;
+        let value = vec![0_u8; size.next_multiple_of(8) * possible_cpus()?];
+        let mut attributes = Attributes::new()
+            .u32(0, raw(map))
+            .address(8, &raw const key)
+            .address(16, value.as_ptr());
+        // SAFETY: a key of four bytes, as such maps have, and as many as a per-CPU value takes.
+        unsafe { attributes.call(MAP_UPDATE) }.map(drop)
     }
 
     /// How many CPUs a per-CPU value has room for.

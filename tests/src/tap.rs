@@ -6,9 +6,17 @@ use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
     os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
 };
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+};
 
 use crate::{Context, Result, links, packet, sys};
 
@@ -114,6 +122,22 @@ impl Tap {
             .could_not(|| format!("send {} bytes through {}", frame.len(), self.name))
     }
 
+    /// Reads for the guest from now on, whatever comes, as soon as it comes: the kernel counts
+    /// what was read, and a frame that waits is not counted yet.
+    pub fn reader(&self) -> Result<Reader> {
+        let file = self.file.try_clone();
+        let file = file.could_not(|| format!("share {}", self.name))?;
+        let taken = Arc::new(AtomicU64::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (bytes, stopped) = (Arc::clone(&taken), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || read_along(file, &bytes, &stopped));
+        Ok(Reader {
+            taken,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
     /// Frames that wait for the guest: their lengths as handed over (a large one is one).
     pub fn take_all(&mut self) -> Vec<usize> {
         let mut buffer = vec![0; 1 << 17];
@@ -122,5 +146,52 @@ impl Tap {
             lengths.push(length.saturating_sub(VirtioHeader::LENGTH));
         }
         lengths
+    }
+}
+
+/// A guest that reads at once; it lets go of the device when it is dropped.
+#[derive(Debug)]
+pub struct Reader {
+    taken: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reader {
+    /// Bytes of the frames that it has read.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+fn read_along(mut file: File, taken: &AtomicU64, stop: &AtomicBool) {
+    let each = Timespec {
+        tv_sec: 0,
+        tv_nsec: 20_000_000,
+    };
+    let mut buffer = vec![0; 1 << 17];
+    while !stop.load(Ordering::Acquire) {
+        // A device that is down has nothing and says so at once.
+        let waited = poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&each));
+        match file.read(&mut buffer) {
+            Ok(length) => {
+                let frame = length.saturating_sub(VirtioHeader::LENGTH);
+                taken.fetch_add(frame as u64, Ordering::AcqRel);
+            }
+            Err(_) if waited.is_ok_and(|ready| ready > 0) => {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            Err(_) => {}
+        }
     }
 }

@@ -194,6 +194,17 @@ fn segment_all(name: &str) -> Result<()> {
     links::offload(name, Offload::Checksum, Switch::Off)
 }
 
+/// Sends a frame as it is out of an interface of the calling thread's namespace, so many times.
+pub fn inject(interface: &str, frame: &[u8], times: usize) -> Result<()> {
+    let what = || format!("send a frame of {} bytes from {interface}", frame.len());
+    let socket = sys::packet_socket().could_not(what)?;
+    sys::bind_packet(&socket, links::get(interface)?.index).could_not(what)?;
+    for _ in 0..times {
+        net::send(&socket, frame, SendFlags::empty()).could_not(what)?;
+    }
+    Ok(())
+}
+
 impl Party {
     fn settle_in(&self) -> Result<()> {
         self.namespace.run(|| {
@@ -233,21 +244,7 @@ impl Party {
 
     /// Sends a frame as it is, so many times.
     pub fn inject(&self, frame: &[u8], times: usize) -> Result<()> {
-        self.namespace.run(|| {
-            let what = || {
-                format!(
-                    "send a frame of {} bytes from {}",
-                    frame.len(),
-                    self.interface
-                )
-            };
-            let socket = sys::packet_socket().could_not(what)?;
-            sys::bind_packet(&socket, links::get(self.interface)?.index).could_not(what)?;
-            for _ in 0..times {
-                net::send(&socket, frame, SendFlags::empty()).could_not(what)?;
-            }
-            Ok(())
-        })
+        self.namespace.run(|| inject(self.interface, frame, times))
     }
 
     /// Its address of that family.

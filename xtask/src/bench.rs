@@ -2,31 +2,54 @@
 //! fails nothing; what must hold whatever the machine does.
 
 mod ledger;
+mod traffic;
 
-use crate::{project::Project, steps::Steps};
+use std::path::PathBuf;
+
+use crate::{build, cargo, project::Project, steps::Steps};
 
 /// What is measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
+    /// Packets, beside what others count with.
+    Traffic(traffic::Options),
     /// The ledger of a full node.
     Ledger(ledger::Options),
 }
 
 impl Subject {
-    /// Reads `ledger [--interfaces N]`.
+    /// Reads `[--quick] [PART]...` or `ledger [--interfaces N]`.
     pub(crate) fn read(arguments: &[&str]) -> Result<Self, String> {
         match arguments.split_first() {
             Some((&"ledger", rest)) => ledger::Options::read(rest).map(Self::Ledger),
-            Some((other, _)) => Err(format!("`bench` does not measure `{other}`")),
-            None => Err("`bench` takes what to measure: `ledger`".to_owned()),
+            _ => traffic::Options::read(arguments).map(Self::Traffic),
         }
     }
 }
 
 pub(crate) fn run(project: &Project, steps: &mut Steps, subject: &Subject) -> Result<(), String> {
     match subject {
+        Subject::Traffic(options) => traffic::run(project, steps, options),
         Subject::Ledger(options) => ledger::run(project, steps, options),
     }
+}
+
+/// A measurement, which is an example program of meter-daemon, and the meterd that it measures,
+/// built for release: the paths of both.
+fn build_measurement(
+    project: &Project,
+    steps: &mut Steps,
+    name: &str,
+) -> Result<[PathBuf; 2], String> {
+    build::kernel_object(project, steps)?;
+    // In one go: by itself each would ask for other features of what they share.
+    steps.run(&format!("build {name} and meterd"), || {
+        let mut command = project.cargo();
+        command.arg("build").args(cargo::WORKSPACE);
+        cargo::run(command.args(["--release", "--bin", "meterd", "--example", name]))
+    })?;
+    let folder = project.target.join("release");
+    Ok([folder.join("examples").join(name), folder.join("meterd")])
 }
 
 #[cfg(test)]
@@ -34,13 +57,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_measured_has_to_be_named() {
+    fn a_mistyped_measurement_is_refused_before_anything_is_built() {
         let read = |words: &[&str]| Subject::read(words);
+        assert!(read(&[]).is_ok());
+        assert!(read(&["--quick", "packets"]).is_ok());
         assert!(read(&["ledger"]).is_ok());
         assert!(read(&["ledger", "--interfaces", "200"]).is_ok());
         for wrong in [
-            &[][..],
-            &["everything"],
+            &["everything"][..],
+            &["--quick", "ledger"],
             &["ledger", "--interfaces"],
             &["ledger", "--interfaces", "many"],
             &["ledger", "--fast"],

@@ -45,9 +45,18 @@ Usage: cargo xtask VERB [OPTIONS]
                       kernel programs, built as you and run as root (asks sudo)
   test-crash          the power cut at 50 000 instants, and a kill in every system call by which
                       the daemon changes a file or the kernel. Needs root (asks sudo); slow
+  test-random [--seed N] [--operations N]
+                      ten thousand random operations (or N) on a real node, of every kind that
+                      may happen to one, drawn from a seed; after each, what stands is what
+                      should. Needs root (asks sudo); a quarter of an hour
   test-kernel [--kernel VMLINUZ] [--modules FOLDER] [FILTER]
                       what needs root, on another kernel, by default the newest
                       /boot/vmlinuz-6.1*: booted in QEMU, emulated and so slow; needs no root
+  bench [--quick] [packets] [traffic] [scale] [cap]
+                      what metering costs beside nftables, iptables and a naive eBPF counter,
+                      a release build: a packet, traffic, many interfaces, bytes past a cap; all
+                      in about three minutes, --quick in half of one, into <target>/bench.md.
+                      Needs root (asks sudo)
   bench ledger [--interfaces N]
                       what the ledger of 10 000 machines costs, a release build, against its
                       targets; the daemon itself with N interfaces (2000; 0: without it, which
@@ -116,6 +125,7 @@ enum Verb {
     Demo(demo::Selection),
     Test(test::Selection),
     TestCrash,
+    TestRandom(test::Selection),
     TestKernel(test_kernel::Selection),
     Bench(bench::Subject),
     Lint(lint::Deny),
@@ -135,6 +145,9 @@ impl Verb {
                 .map(Self::Test)
                 .map_err(Failure::Usage),
             ("test-crash", []) => Ok(Self::TestCrash),
+            ("test-random", rest) => test::Selection::random(rest)
+                .map(Self::TestRandom)
+                .map_err(Failure::Usage),
             ("test-kernel", rest) => test_kernel::Selection::read(rest)
                 .map(Self::TestKernel)
                 .map_err(Failure::Usage),
@@ -166,6 +179,7 @@ impl Verb {
             Self::Demo(selection) => demo::run(project, steps, selection),
             Self::Test(selection) => test::run(project, steps, selection),
             Self::TestCrash => test::run(project, steps, &test::Selection::every_crash()),
+            Self::TestRandom(selection) => test::run(project, steps, selection),
             Self::TestKernel(selection) => test_kernel::run(project, steps, selection),
             Self::Bench(subject) => bench::run(project, steps, subject),
             Self::Lint(deny) => lint::run(project, steps, *deny),

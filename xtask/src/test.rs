@@ -38,14 +38,35 @@ pub(crate) struct Selection {
     user: bool,
     root: bool,
     filters: Vec<String>,
-    crashes: Crashes,
+    extent: Extent,
 }
 
-/// How many of the instants are tried at which a daemon is killed, or its power cut.
+/// How much of what has no end is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Crashes {
+enum Extent {
+    /// A part, each time.
     Some,
-    Every,
+    /// Every instant at which a daemon is killed, or its power cut.
+    EveryCrash,
+    /// So many random operations, from this seed.
+    Random { seed: u64, operations: u64 },
+}
+
+impl Extent {
+    /// What the tests read it from.
+    fn variables(self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Some => Vec::new(),
+            Self::EveryCrash => vec![
+                ("METERD_TEST_EVERY_KILL", "1".to_owned()),
+                ("METERD_TEST_POWER_CUTS", "50000".to_owned()),
+            ],
+            Self::Random { seed, operations } => vec![
+                ("METERD_TEST_SEED", seed.to_string()),
+                ("METERD_TEST_OPERATIONS", operations.to_string()),
+            ],
+        }
+    }
 }
 
 impl Default for Selection {
@@ -54,7 +75,7 @@ impl Default for Selection {
             user: true,
             root: true,
             filters: Vec::new(),
-            crashes: Crashes::Some,
+            extent: Extent::Some,
         }
     }
 }
@@ -67,9 +88,32 @@ impl Selection {
                 "ledger::tests::power".to_owned(),
                 "a_kill_anywhere".to_owned(),
             ],
-            crashes: Crashes::Every,
+            extent: Extent::EveryCrash,
             ..Self::default()
         }
+    }
+
+    /// Reads `[--seed N] [--operations N]` of the random operations.
+    pub(crate) fn random(arguments: &[&str]) -> Result<Self, String> {
+        let (mut seed, mut operations) = (1, 10_000);
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            let number = |text: Option<&&str>| {
+                let number = text.and_then(|text| text.parse::<u64>().ok());
+                number.ok_or_else(|| format!("`{argument}` takes a number"))
+            };
+            match *argument {
+                "--seed" => seed = number(rest.next())?,
+                "--operations" => operations = number(rest.next())?,
+                other => return Err(format!("`test-random` does not take `{other}`")),
+            }
+        }
+        Ok(Self {
+            user: false,
+            filters: vec!["after_random_operations".to_owned()],
+            extent: Extent::Random { seed, operations },
+            ..Self::default()
+        })
     }
 
     /// Reads `[--only user|root] [FILTER]`.
@@ -235,12 +279,12 @@ fn run_programs(
             ("METERD", built.meterd.as_os_str()),
             ("CARGO_MANIFEST_DIR", program.package.as_os_str()),
         ];
-        if selection.crashes == Crashes::Every {
-            variables.extend([
-                ("METERD_TEST_EVERY_KILL", OsStr::new("1")),
-                ("METERD_TEST_POWER_CUTS", OsStr::new("50000")),
-            ]);
-        }
+        let extent = selection.extent.variables();
+        variables.extend(
+            extent
+                .iter()
+                .map(|(name, value)| (*name, OsStr::new(value))),
+        );
         if root.is_some() && std::env::var_os("RUST_TEST_THREADS").is_none() {
             variables.push(("RUST_TEST_THREADS", OsStr::new(ROOT_THREADS)));
         }
@@ -277,7 +321,7 @@ fn add_harness_arguments(command: &mut Command, selection: &Selection) {
     if std::io::stdout().is_terminal() {
         command.args(["--color", "always"]);
     }
-    if selection.crashes == Crashes::Every {
+    if selection.extent != Extent::Some {
         // How many there were is what one asks for.
         command.arg("--nocapture");
     }

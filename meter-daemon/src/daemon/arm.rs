@@ -9,9 +9,10 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 use super::{
+    RETRY,
     enforce::Which,
     limits::{Absolute, Account, Indices, Spent},
     node::Node,
@@ -20,9 +21,10 @@ use super::{
 use crate::{
     engine::{
         Boundary, Enforcement,
-        units::{Bytes, MachineId, Traffic},
+        units::{BitsPerSecond, Bytes, MachineId, Traffic},
     },
     host::{
+        clock,
         error::HostError,
         limits::{ArmedBoundary, ExemptWhenSuspended, Then},
         reached::{LimitEvent, LimitEvents},
@@ -35,6 +37,8 @@ use crate::{
 pub(crate) struct Arms {
     pub(super) indices: Indices,
     accounts: BTreeMap<MachineId, Account>,
+    /// Machines whose entry no packet has passed yet.
+    unused: BTreeSet<MachineId>,
     /// Prefixes by group, as the program has them.
     groups: BTreeMap<u32, Vec<IpNet>>,
     /// Whether groups of an earlier run have been looked for.
@@ -71,8 +75,14 @@ impl Node {
 
     /// As above; without one the interface is metered, and its machine's limits are the poll's.
     pub(super) fn entry_before_attach(&mut self, record: &SlotRecord) -> u32 {
+        let is_new = self.arms.indices.get(&record.machine).is_none();
         match self.machine_entry(&record.machine) {
-            Ok(index) => index,
+            Ok(index) => {
+                if is_new {
+                    self.arms.unused.insert(record.machine.clone());
+                }
+                index
+            }
             Err(failure) => {
                 error!(interface = record.name, machine = %record.machine, "{failure}");
                 meter_common::NO_MACHINE
@@ -133,28 +143,72 @@ impl Node {
         }
     }
 
+    /// Limits and exempt prefixes of machines that are about to be attached, from the first
+    /// packet.
+    pub(super) fn arm_before_attach(&mut self) {
+        self.exempt();
+        self.arm();
+        self.arms.unused.clear();
+    }
+
     /// Arms every machine's limits as they follow from what is in the ledger. True where a
     /// machine is counted only from now on: its limits wait for the next reading.
     pub(super) fn arm(&mut self) -> bool {
-        let now = self.now();
         let machines: BTreeSet<MachineId> = self
             .slots
             .iter()
             .filter(|record| !self.closing.contains(&record.counter.slot))
             .map(|record| record.machine.clone())
             .collect();
+        self.arm_those(&machines)
+    }
+
+    /// How many interfaces of a throttled machine are policed, of how many, where others of it
+    /// are shaped.
+    pub(super) fn policed(&self) -> BTreeMap<MachineId, (u64, u64)> {
+        let mut found: BTreeMap<MachineId, (u64, u64)> = BTreeMap::new();
+        for record in self.slots.iter() {
+            if !self.closing.contains(&record.counter.slot)
+                && matches!(self.wanted(&record.machine), Enforcement::Throttle(_))
+            {
+                let (policed, all) = found.entry(record.machine.clone()).or_default();
+                *policed += u64::from(!self.enforcer.shapes(record));
+                *all += 1;
+            }
+        }
+        found.retain(|_, (policed, all)| (1..*all).contains(policed));
+        found
+    }
+
+    /// Shapers of these machines were put up or taken away: what is policed has what they
+    /// leave of the rate.
+    pub(super) fn police_the_rest(&mut self, throttled: &BTreeSet<MachineId>) {
+        if !throttled.is_empty() {
+            self.unapplied |= self.arm_those(throttled);
+        }
+    }
+
+    fn arm_those(&mut self, machines: &BTreeSet<MachineId>) -> bool {
+        let now = self.now();
+        let policed = self.policed();
         let mut again = false;
         for machine in machines {
-            let Some(index) = self.arms.indices.get(&machine) else {
+            let Some(index) = self.arms.indices.get(machine) else {
                 continue;
             };
             let boundaries = if self.config.dry_run {
                 Vec::new()
             } else {
-                self.engine.boundaries(&machine, now)
+                self.engine.boundaries(machine, now)
             };
             let what = format!("limits of {machine}");
-            match self.arm_one(&machine, index, &boundaries) {
+            let stands = match (self.wanted(machine), policed.get(machine)) {
+                (Enforcement::Throttle(rate), Some((policed, all))) => {
+                    Enforcement::Throttle(BitsPerSecond(rate.0 / all * policed))
+                }
+                (wanted, _) => wanted,
+            };
+            match self.arm_one(machine, index, standing(stands), &boundaries) {
                 Ok(is_new) => {
                     again |= is_new;
                     self.tally.say_again(&what);
@@ -174,15 +228,20 @@ impl Node {
         &mut self,
         machine: &MachineId,
         index: u32,
+        standing: Option<ArmedBoundary>,
         boundaries: &[Boundary],
     ) -> Result<bool, HostError> {
-        let standing = standing(self.wanted(machine));
         let is_new = !boundaries.is_empty() && !self.arms.accounts.contains_key(machine);
         if is_new {
             self.programs.limits_mut().start_counting(index)?;
-            self.arms
-                .accounts
-                .insert(machine.clone(), Account::default());
+            let mut account = Account::default();
+            if self.arms.unused.contains(machine) {
+                // Nothing moves there, so there is no need to wait for a reading.
+                let spent = self.programs.limits().spent(index)?;
+                let spent = [spent.received.0, spent.sent.0];
+                account.look(spent, spent);
+            }
+            self.arms.accounts.insert(machine.clone(), account);
         }
         let account = self.arms.accounts.get(machine);
         let mut armed = Vec::with_capacity(2);
@@ -207,31 +266,50 @@ impl Node {
         Ok(is_new)
     }
 
-    /// The kernel stopped or slowed machines by itself: what follows is recorded and done.
+    /// The kernel stopped or slowed machines by itself: what follows is recorded and done, for
+    /// all of them in one reading.
     pub(super) async fn reached(&mut self, events: &[LimitEvent]) {
-        let limits = self.programs.limits();
-        let in_force = |event: &&LimitEvent| {
-            limits
-                .arming(event.machine)
-                .is_ok_and(|arming| arming == event.arming)
-        };
-        let Some(event) = events.iter().find(in_force) else {
-            // Of before a restart, or of limits that were replaced meanwhile.
+        let mut news = events.iter().filter(|event| self.is_news(event));
+        let Some(first) = news.next() else {
             return;
         };
-        debug!(
-            machine = self
-                .arms
-                .indices
-                .machine(event.machine)
-                .map(tracing::field::display),
-            boundary = event.boundary,
-            "a limit in the kernel is reached"
-        );
-        match self.freshen().await {
-            Ok(()) => {}
-            Err(failure) => self.failed(&failure),
+        let more = news.count();
+        let Some(machine) = self.arms.indices.machine(first.machine).cloned() else {
+            return;
+        };
+        let before = self.wanted(&machine);
+        if let Err(failure) = self.freshen().await {
+            self.failed(&failure);
+            // The kernel says it once: a limit that came early would stay.
+            self.try_again();
+            return;
         }
+        let microseconds = clock::now().since_boot.saturating_sub(first.at).as_micros();
+        if self.wanted(&machine) == before {
+            debug!(%machine, more, microseconds, "a limit in the kernel came early: put right");
+        } else {
+            info!(
+                %machine, more, microseconds,
+                "acted upon a limit that was reached in the kernel"
+            );
+        }
+    }
+
+    /// Whether something may follow from it: not from what is of before a restart, or of limits
+    /// that were replaced meanwhile, and not from meeting what stands from the first byte.
+    fn is_news(&self, event: &LimitEvent) -> bool {
+        let arming = self.programs.limits().arming(event.machine);
+        let Some(machine) = self.arms.indices.machine(event.machine) else {
+            return false;
+        };
+        arming.is_ok_and(|arming| arming == event.arming)
+            && (event.boundary != 0 || standing(self.wanted(machine)).is_none())
+    }
+
+    /// What is recorded, or reached, and could not be followed is taken up again in a moment.
+    fn try_again(&mut self) {
+        self.unapplied = true;
+        self.patience = Some(clock::now().monotonic + RETRY);
     }
 
     /// Tells the program whose traffic is exempt.
@@ -308,12 +386,20 @@ impl Node {
     /// Applies what is wanted; machines that are counted only from now on get their limits by
     /// another reading.
     pub(super) async fn arm_and_apply(&mut self, which: Which) {
+        if which == Which::All {
+            self.exempt();
+        }
+        self.unapplied = false;
         if self.arm() {
             match self.measure().await {
                 Ok(()) => {
+                    self.unapplied = false;
                     self.arm();
                 }
-                Err(failure) => self.failed(&failure),
+                Err(failure) => {
+                    self.failed(&failure);
+                    self.try_again();
+                }
             }
         }
         self.apply_to(which).await;

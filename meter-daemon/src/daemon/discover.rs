@@ -86,6 +86,13 @@ impl Node {
         if attached {
             // A throttled machine's new interface is throttled at once, not at the next poll.
             self.arm_and_apply(Which::All).await;
+        } else if claims_changed {
+            // Another plan may have other prefixes.
+            self.exempt();
+        }
+        if self.unapplied {
+            // A period that turned, a credit, a last delta: limits follow at once, too.
+            self.arm_and_apply(Which::Changed).await;
         }
         Ok(())
     }
@@ -221,9 +228,7 @@ impl Node {
                 machine: self.entry_before_attach(record),
             })
             .collect();
-        // From the first packet, too, so far as it is known by now.
-        self.exempt();
-        self.arm();
+        self.arm_before_attach();
         for (record, (_, outcome)) in records.iter().zip(self.programs.attach(&requests)) {
             self.note_attached(record, outcome);
         }
@@ -342,7 +347,8 @@ impl Node {
                 break;
             };
             let after = self.programs.reading(slot)?;
-            let seen = uncounted(record, link.kernel, &before, &after);
+            let dropped = self.drops.of_sent(record, (&before).into());
+            let seen = uncounted(record, link.kernel, dropped, &before, &after);
             best = Some(best.map_or(seen, |best| [best[0].max(seen[0]), best[1].min(seen[1])]));
             if before == after && last == Some(seen) {
                 break;
@@ -353,7 +359,8 @@ impl Node {
             && let Some(last) = self.interfaces.last_words(ifindex)
         {
             let reading = self.programs.reading(slot)?;
-            best = Some(uncounted(record, last.kernel, &reading, &reading));
+            let dropped = self.drops.of_sent(record, (&reading).into());
+            best = Some(uncounted(record, last.kernel, dropped, &reading, &reading));
             if !last.whole && self.tally.say_once(format!("unknown {ifindex}")) {
                 let now = self.now();
                 self.pending.push(records::unknown(
@@ -452,12 +459,10 @@ impl Node {
 fn uncounted(
     record: &SlotRecord,
     kernel: KernelCounters,
+    dropped: Bytes,
     before: &SlotReading,
     after: &SlotReading,
 ) -> [Bytes; 2] {
-    let dropped = Bytes(before.sent.dropped_capped)
-        + Bytes(before.sent.dropped_suspended)
-        + Bytes(before.sent.dropped_throttled);
     let received = Bytes(after.received.frame_bytes).saturating_sub(record.base.frames[0]);
     let sent = Bytes(before.sent.frame_bytes).saturating_sub(record.base.frames[1]);
     [

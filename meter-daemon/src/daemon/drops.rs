@@ -89,6 +89,14 @@ impl Drops {
         })
     }
 
+    /// What an owner sent and the program did not let through: what the slot shows of owners
+    /// before it is not its.
+    pub(crate) fn of_sent(&self, record: &SlotRecord, now: Apart) -> Bytes {
+        let first = self.seen(record).map(|seen| seen.first).unwrap_or_default();
+        let all = |apart: Apart| apart.policed[1] + apart.capped[1] + apart.suspended[1];
+        all(now).saturating_sub(all(first))
+    }
+
     /// What the shapers of an owner dropped, received and sent.
     pub(crate) fn throttled(&self, record: &SlotRecord) -> [Bytes; 2] {
         self.seen(record)
@@ -174,5 +182,6 @@ mod tests {
         assert_eq!(drops.throttled(&next), [Bytes::ZERO; 2]);
         drops.look(&next, capped(460));
         assert_eq!(drops.apart(&next), capped(10));
+        assert_eq!(drops.of_sent(&next, capped(480)), Bytes(30));
     }
 }

@@ -16,8 +16,8 @@ use super::{
     node::{CycleError, Node},
     quiet::Lost,
     records,
-    shapers::{counted_on, note_key, shaped},
-    share::{Demand, shares},
+    shapers::{after, counted_on, note_key, shaped},
+    share::{Demand, aim, equal_share, shares},
 };
 use crate::{
     engine::{
@@ -29,7 +29,7 @@ use crate::{
         error::HostError,
         netlink::NetlinkError,
         programs::{Shaper, Verdict},
-        shaping::{self, Change, Found, Root, RootAfter},
+        shaping::{self, Change, Found, Root},
     },
     ledger::{HostNote, LedgerError, Shaped, Slot, SlotRecord},
 };
@@ -74,8 +74,12 @@ impl Node {
             .count();
         // Many at once, e.g. when a period begins, would hold up everybody for minutes.
         let _expedited = self.programs.expedited(changing);
+        let mut throttled = BTreeSet::new();
         for record in records {
             let wanted = self.wanted(&record.machine);
+            if matches!(wanted, Enforcement::Throttle(_)) {
+                throttled.insert(record.machine.clone());
+            }
             let stopped = self.stop_or_pass(&record, verdict(wanted));
             let shaped = match self.rate(&record, &interfaces) {
                 Some(rate) => self.throttle(&record, rate).await,
@@ -86,6 +90,7 @@ impl Node {
             self.said(&record, stopped.and(shaped).and(linked));
         }
         self.release_links(&which).await;
+        self.police_the_rest(&throttled);
     }
 
     /// Whether what is wanted of an interface stands, as far as we know without looking.
@@ -118,7 +123,7 @@ impl Node {
         Some(
             share
                 .filter(|_| count > 1)
-                .unwrap_or(shaped_to(rate, count)),
+                .unwrap_or(equal_share(rate, count)),
         )
     }
 
@@ -192,7 +197,11 @@ impl Node {
             return;
         };
         let mut machines: BTreeMap<MachineId, Vec<(Slot, Bytes)>> = BTreeMap::new();
+        let policed = self.policed();
         for record in self.slots.iter() {
+            if policed.contains_key(&record.machine) {
+                continue;
+            }
             let slot = record.counter.slot;
             if self.enforcer.touches(record.interface.ifindex)
                 && let Some(reading) = readings.get(slot.0 as usize)
@@ -215,7 +224,7 @@ impl Node {
                 )
             };
             let (slots, demands): (Vec<Slot>, Vec<Demand>) = slots.iter().map(demand).unzip();
-            let shares = shares(rate, &demands);
+            let shares = shares(aim(rate), &demands);
             self.enforcer
                 .shares
                 .extend(slots.iter().copied().zip(shares));
@@ -247,6 +256,18 @@ impl Node {
             // Somebody is at work there: see `quiet`. Until then what stands stays.
             return Ok(());
         }
+        if let Root::Foreign { kind, why } = &found.root {
+            // A program that takes a shaper for standing polices nothing.
+            if self.enforcer.touches(ifindex) {
+                self.measure_one(record.counter.slot).await?;
+                self.take_down(record, "the shaper's place is taken")
+                    .await?;
+            }
+            return Err(EnforceError::Foreign {
+                kind: kind.clone(),
+                why: why.clone(),
+            });
+        }
         if !self.enforcer.touches(ifindex) || !ours {
             self.remember_root(record, &found)?;
         }
@@ -276,6 +297,7 @@ impl Node {
         ) else {
             return Err(shaping::ShapingError::Gone { ifindex }.into());
         };
+        touched.redirects = bypassed.is_empty();
         let ours_to_change = touched.rate.replace(rate) != Some(rate);
         let stands = Some(counted_on(before, now));
         let drifted =
@@ -370,14 +392,8 @@ impl Node {
     /// Writes down what stands, before it is replaced.
     fn remember_root(&mut self, record: &SlotRecord, found: &Found) -> Result<(), EnforceError> {
         let saved = match &found.root {
-            Root::Foreign { kind, why } => {
-                return Err(EnforceError::Foreign {
-                    kind: kind.clone(),
-                    why: why.clone(),
-                });
-            }
             Root::Restorable(saved) => Some(saved.clone()),
-            Root::None | Root::Default(_) | Root::Ours { .. } => None,
+            Root::None | Root::Default(_) | Root::Ours { .. } | Root::Foreign { .. } => None,
         };
         let now = self.now();
         let mut batch = self.batch(now, &self.engine, &[]);
@@ -399,10 +415,10 @@ impl Node {
     async fn lift(&mut self, record: &SlotRecord) -> Result<(), EnforceError> {
         // What came through up to now, while the shapers still say so.
         self.measure_one(record.counter.slot).await?;
-        self.take_down(record).await
+        self.take_down(record, LIFTED).await
     }
 
-    async fn take_down(&mut self, record: &SlotRecord) -> Result<(), EnforceError> {
+    async fn take_down(&mut self, record: &SlotRecord, why: &str) -> Result<(), EnforceError> {
         let ifindex = record.interface.ifindex;
         match self
             .programs
@@ -422,8 +438,13 @@ impl Node {
             .shaping
             .remove(ifindex, saved.as_ref())
             .await?;
-        let detail = format!("throttle lifted; {}", after(&removed.root));
+        let detail = format!("{why}; {}", after(&removed.root));
         self.quiet.changed_by_us(ifindex, clock::now().monotonic);
+        // The IFB let packets through until it went.
+        if let Some(touched) = self.enforcer.touched.get_mut(&ifindex) {
+            touched.last_sent = removed.figures.map(|last| last.traffic[1]);
+        }
+        self.measure_one(record.counter.slot).await?;
         self.enforced(record, None, &detail)?;
         // Only now: until the note is gone, too, this is not done.
         self.enforcer.touched.remove(&ifindex);
@@ -509,7 +530,7 @@ impl Node {
             warn!("reading before throttles are lifted: {failure}");
         }
         for record in touched {
-            let outcome = self.take_down(&record).await;
+            let outcome = self.take_down(&record, LIFTED).await;
             self.said(&record, outcome);
         }
         // Of interfaces that no slot has any more.
@@ -525,6 +546,8 @@ impl Node {
     }
 }
 
+const LIFTED: &str = "throttle lifted";
+
 /// What the program is to do with packets.
 fn verdict(wanted: Enforcement) -> Verdict {
     match wanted {
@@ -533,29 +556,6 @@ fn verdict(wanted: Enforcement) -> Verdict {
             remaining: Bytes::ZERO,
         } => Verdict::Capped,
         Enforcement::None | Enforcement::Throttle(_) | Enforcement::Cap { .. } => Verdict::Pass,
-    }
-}
-
-/// What a shaper is set to, as long as nothing is known of what each interface demands. A TCP
-/// receiver sees data in order: where a hole fills, up to three segments come at once, which
-/// over ten seconds at 64 kbit/s is 5 % more than the average, of which the headers leave room
-/// for 4. A throttle promises not to be exceeded, so it aims a little lower; of several
-/// interfaces, the idle ones keep as much.
-fn shaped_to(rate: BitsPerSecond, interfaces: u64) -> BitsPerSecond {
-    match interfaces {
-        0 | 1 => BitsPerSecond(rate.0 - rate.0 / 32),
-        several => BitsPerSecond(rate.0 / several),
-    }
-}
-
-fn after(root: &RootAfter) -> String {
-    match root {
-        RootAfter::Restored => "what stood at the root before stands again".to_owned(),
-        RootAfter::DefaultBack => "the kernel's default is back at the root".to_owned(),
-        RootAfter::ForeignLeftAlone(kind) => {
-            format!("somebody put {kind} at the root meanwhile: it was left alone")
-        }
-        RootAfter::InterfaceGone => "the interface is gone".to_owned(),
     }
 }
 

@@ -90,7 +90,7 @@ impl Node {
             ledger.seed(batch, &seed, &retention)
         })
         .map_err(|error| cannot_record(error.into()))?;
-        self.apply_to(Which::Changed).await;
+        self.arm_and_apply(Which::Changed).await;
         Ok(answer)
     }
 

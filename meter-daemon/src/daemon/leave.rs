@@ -24,16 +24,13 @@ pub fn detach(config_path: &Path, dry_run: bool) -> Result<Vec<String>, Failure>
     let config = Config::load(config_path)?;
     super::runtime()?.block_on(async {
         let links = Links::open()?;
-        let (pins, runtime) = (
-            config.pin_directory.clone(),
-            config.runtime_directory.clone(),
-        );
+        let pins = config.pin_directory.clone();
         if !is_pinned(&pins) && !holds_links(&config) {
             // Nothing to read and nothing to adopt: opening would only make what must go.
             return if dry_run {
                 Ok(Vec::new())
             } else {
-                leave_behind(&links, &pins, &runtime).await
+                leave_behind(&links, &pins).await
             };
         }
         match Node::open(Arc::new(config), &links).await {
@@ -54,7 +51,7 @@ pub fn detach(config_path: &Path, dry_run: bool) -> Result<Vec<String>, Failure>
                     "leaving without a last reading: {failure}; nor is it known without the \
                      ledger which links meterd has set down: see `ip link`"
                 );
-                leave_behind(&links, &pins, &runtime).await
+                leave_behind(&links, &pins).await
             }
         }
     })
@@ -75,9 +72,9 @@ fn holds_links(config: &Config) -> bool {
     }
 }
 
-async fn leave_behind(links: &Links, pins: &Path, runtime: &Path) -> Result<Vec<String>, Failure> {
+async fn leave_behind(links: &Links, pins: &Path) -> Result<Vec<String>, Failure> {
     let mut removed = remove_shapers(links).await?;
-    removed.extend(remove_programs(pins, runtime)?);
+    removed.extend(remove_programs(pins)?);
     Ok(removed)
 }
 
@@ -94,10 +91,7 @@ impl Node {
         if interfaces > 0 {
             removed.push(format!("programs on {interfaces} interfaces"));
         }
-        removed.extend(remove_programs(
-            &self.config.pin_directory,
-            &self.config.runtime_directory,
-        )?);
+        removed.extend(remove_programs(&self.config.pin_directory)?);
         // Nothing counts any more; our own descriptors still hold the maps for a last reading.
         self.attached.clear();
         let all = self
@@ -124,12 +118,12 @@ impl Node {
     }
 }
 
-fn remove_programs(pins: &Path, runtime: &Path) -> Result<Vec<String>, Failure> {
+fn remove_programs(pins: &Path) -> Result<Vec<String>, Failure> {
     let Removed {
         links,
         filters,
         maps,
-    } = detach_all(pins, runtime)?;
+    } = detach_all(pins)?;
     let found = [
         (links, "pinned links"),
         (filters, "filters"),

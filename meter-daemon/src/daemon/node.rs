@@ -35,6 +35,7 @@ use crate::{
         Effect, Engine, Observation, Sample,
         command::Command,
         event::EventKind,
+        record::Changes,
         units::{Bytes, MachineId, Traffic},
     },
     host::{
@@ -85,6 +86,8 @@ pub(crate) struct Node {
     pub(super) patience: Option<Duration>,
     /// Link events were lost.
     pub(super) overrun: bool,
+    /// Something was recorded, or a limit reached, and what follows from it was not done yet.
+    pub(super) unapplied: bool,
     /// Slots whose interface is gone or has another owner: their next delta is the last.
     pub(super) closing: BTreeSet<Slot>,
     /// Up to when everything is in the ledger.
@@ -388,6 +391,7 @@ impl Node {
         if self.tally.ledger_recovered() {
             info!("the ledger can be written again; nothing was lost");
         }
+        self.unapplied |= batch.changes != Changes::default();
         self.engine = next;
         self.pending.clear();
         self.slots.commit(&batch.slots, &batch.freed);
@@ -475,9 +479,14 @@ impl Node {
 
     /// How long the loop may sleep before the engine must be asked again.
     pub(crate) fn until_deadline(&mut self) -> Option<Duration> {
-        let deadline = self.engine.deadline()?;
         let now = self.now();
-        let wait = Duration::try_from(deadline.duration_since(now)).unwrap_or(Duration::ZERO);
+        let wait = if self.unapplied {
+            // Whoever recorded it was kept from doing the rest.
+            Duration::ZERO
+        } else {
+            let deadline = self.engine.deadline()?;
+            Duration::try_from(deadline.duration_since(now)).unwrap_or(Duration::ZERO)
+        };
         let patience = self.patience.unwrap_or_default();
         Some(wait.max(patience.saturating_sub(clock::now().monotonic)))
     }

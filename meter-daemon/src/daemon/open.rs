@@ -280,6 +280,7 @@ impl Node {
             links_changed: BTreeSet::new(),
             patience: None,
             overrun: false,
+            unapplied: false,
             closing: BTreeSet::new(),
             measured_to: last.unwrap_or(now),
             pending: Vec::from_iter(step.map(|step| {
@@ -371,7 +372,6 @@ impl Node {
 pub(super) fn program_options(config: &Config) -> ProgramOptions {
     ProgramOptions {
         pin_directory: config.pin_directory.clone(),
-        runtime_directory: config.runtime_directory.clone(),
         count_bytes: match config.count_bytes {
             config::CountBytes::Wire => CountBytes::Wire,
             config::CountBytes::Frame => CountBytes::Frame,

@@ -11,7 +11,7 @@ use crate::{
     host::{
         netlink::NetlinkError,
         programs::Verdict,
-        shaping::{Figures, SavedRoot, Shaping},
+        shaping::{Figures, RootAfter, SavedRoot, Shaping},
     },
     ledger::{BootId, Generation, Shaped, Slot, SlotRecord},
 };
@@ -36,6 +36,10 @@ pub(super) struct Touched {
     pub(super) saved: Option<SavedRoot>,
     /// What we last set its shaper to.
     pub(super) rate: Option<BitsPerSecond>,
+    /// What the guest sends goes there, too.
+    pub(super) redirects: bool,
+    /// What its IFB had let through when it went, until that is recorded.
+    pub(super) last_sent: Option<Bytes>,
 }
 
 fn note_prefix(boot: &BootId, netns: u64) -> String {
@@ -72,7 +76,13 @@ impl Enforcer {
                 );
                 None
             });
-            touched.insert(ifindex, Touched { saved, rate: None });
+            touched.insert(
+                ifindex,
+                Touched {
+                    saved,
+                    ..Touched::default()
+                },
+            );
         }
         for stray in shaping.stray_ifbs().await? {
             info!(
@@ -93,6 +103,12 @@ impl Enforcer {
     /// Whether an interface has, or may have, a shaper of ours.
     pub(crate) fn touches(&self, ifindex: u32) -> bool {
         self.touched.contains_key(&ifindex)
+    }
+
+    /// Whether an interface's traffic is shaped both ways: none of it is policed.
+    pub(crate) fn shapes(&self, record: &SlotRecord) -> bool {
+        let touched = self.touched.get(&record.interface.ifindex);
+        record.shaped.is_some() && touched.is_some_and(|it| it.rate.is_some() && it.redirects)
     }
 
     /// Whether we keep packets from an interface, so that the kernel's counters rightly differ
@@ -139,8 +155,15 @@ impl Enforcer {
                 Some(now)
             }
             // Not known at this moment, or somebody has removed the IFB: what came through is
-            // found with the next figures.
-            _ => Some(before),
+            // found with the next figures; of one that we removed we know its last.
+            _ => {
+                let last = self.touched.get(&ifindex).and_then(|it| it.last_sent);
+                let sent = last.unwrap_or_default().max(before.through[1]);
+                Some(Shaped {
+                    through: [before.through[0], sent],
+                    ..before
+                })
+            }
         }
     }
 }
@@ -164,5 +187,17 @@ pub(super) fn shaped(figures: Figures, past: Bytes) -> Shaped {
     Shaped {
         ifb: figures.ifb,
         through: [received.saturating_sub(past), sent],
+    }
+}
+
+/// What became of the root, in words.
+pub(super) fn after(root: &RootAfter) -> String {
+    match root {
+        RootAfter::Restored => "what stood at the root before stands again".to_owned(),
+        RootAfter::DefaultBack => "the kernel's default is back at the root".to_owned(),
+        RootAfter::ForeignLeftAlone(kind) => {
+            format!("somebody put {kind} at the root meanwhile: it was left alone")
+        }
+        RootAfter::InterfaceGone => "the interface is gone".to_owned(),
     }
 }

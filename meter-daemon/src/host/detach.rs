@@ -27,14 +27,14 @@ pub struct Removed {
 ///
 /// # Errors
 /// Where the kernel refuses; calling it again does the rest.
-pub fn detach_all(pin_directory: &Path, runtime_directory: &Path) -> Result<Removed, HostError> {
+pub fn detach_all(pin_directory: &Path) -> Result<Removed, HostError> {
     features::check_capabilities("detach the kernel program")?;
-    rcu::restore(runtime_directory);
+    rcu::restore();
     let mut removed = Removed::default();
     let layouts = Pins::all(pin_directory)?;
     for pins in &layouts {
         let links = pins.links()?;
-        let _expedited = rcu::Expedited::for_interfaces(links.len(), runtime_directory);
+        let _expedited = rcu::Expedited::for_interfaces(links.len());
         for (ifindex, hook) in links {
             removed.links += usize::from(tcx::take(pins, ifindex, hook)?);
         }

@@ -5,7 +5,7 @@
 //! visits. Dropping [`Programs`] leaves all of it standing, and opening it again adopts it,
 //! with the new program in the place of the old one on every hook.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::collections::BTreeSet;
 
 pub use meter_common::Verdict;
 use meter_common::{Interface, NO_MACHINE};
@@ -36,7 +36,6 @@ pub use super::{
 pub struct Programs {
     mode: Mode,
     pins: Pins,
-    runtime_directory: PathBuf,
     loaded: Loaded,
     maps: Maps,
     log: Option<tokio::task::JoinHandle<()>>,
@@ -55,7 +54,7 @@ impl Programs {
         features::check_capabilities("load and attach the kernel program")?;
         let mode = mode(options.attach)?;
         let pins = Pins::create(&options.pin_directory)?;
-        rcu::restore(&options.runtime_directory);
+        rcu::restore();
         maps::prepare(&pins, options.slots)?;
         let others = takeover::others(&options.pin_directory, &pins)?;
         let carried = takeover::carry_maps(&others, &pins, options.slots)?;
@@ -68,7 +67,6 @@ impl Programs {
         let programs = Self {
             mode,
             pins,
-            runtime_directory: options.runtime_directory.clone(),
             loaded,
             maps,
             log: load::forward_log(&mut ebpf),
@@ -83,14 +81,11 @@ impl Programs {
     /// one with a slot has this program where it had an older one.
     fn adopt(&self) -> Result<(), HostError> {
         let links = self.pins.links()?;
-        let _expedited = rcu::Expedited::for_interfaces(
-            if self.mode == Mode::Tcx {
-                0
-            } else {
-                links.len()
-            },
-            &self.runtime_directory,
-        );
+        let _expedited = rcu::Expedited::for_interfaces(if self.mode == Mode::Tcx {
+            0
+        } else {
+            links.len()
+        });
         for (ifindex, hook) in links {
             if self.mode == Mode::Tcx && self.maps.slot(ifindex).is_some() {
                 tcx::renew(&self.pins, ifindex, hook, self.loaded.of(hook))?;
@@ -234,7 +229,7 @@ impl Programs {
     /// nothing changes but the slot, if another is asked for. An interface that fails is left
     /// without any.
     pub fn attach(&mut self, requests: &[AttachRequest]) -> Vec<(u32, Result<Hooks, HostError>)> {
-        let _expedited = rcu::Expedited::for_interfaces(requests.len(), &self.runtime_directory);
+        let _expedited = rcu::Expedited::for_interfaces(requests.len());
         requests
             .iter()
             .map(|request| (request.ifindex, self.attach_one(request)))
@@ -311,7 +306,7 @@ impl Programs {
 
     /// Short grace periods while it lives, where that many interfaces are about to change.
     pub fn expedited(&self, interfaces: usize) -> Option<impl Drop + use<>> {
-        rcu::Expedited::for_interfaces(interfaces, &self.runtime_directory)
+        rcu::Expedited::for_interfaces(interfaces)
     }
 
     /// For which of its owners a slot was last handed out; 0 where it never was. Letting go of

@@ -3,17 +3,16 @@
 //! Every attachment waits for a grace period with the RTNL lock held: 20 ms each, measured,
 //! and meanwhile no other change of the node's network goes through. Expedited grace
 //! periods make 500 interfaces 70 ms instead of 20 s. The switch is the machine's, so it is
-//! put back, by the next start if this process is killed in between.
+//! put back, by the next of us if this process is killed in between: hence one note for the whole
+//! machine, too, as nobody could tell our 1 from the value that was there before.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, io, path::Path, time::Duration};
 
 use rustix::fs::{FlockOperation, flock};
 
 const SWITCH: &str = "/sys/kernel/rcu_expedited";
+/// What to put back, while it is on.
+const NOTE: &str = "/run/meterd.rcu_expedited";
 /// Another attacher holds the lock for a fraction of a second.
 const PATIENCE: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(20);
@@ -23,17 +22,16 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Expedited {
     switch: fs::File,
     former: Vec<u8>,
-    note: PathBuf,
 }
 
 impl Expedited {
     /// Throws the switch if there is anything to attach and it can be thrown. One interface is
     /// worth it: 40 ms are long under the RTNL lock, and long for a guest that is being born.
-    pub(super) fn for_interfaces(count: usize, runtime_directory: &Path) -> Option<Self> {
+    pub(super) fn for_interfaces(count: usize) -> Option<Self> {
         if count == 0 {
             return None;
         }
-        Self::raise(runtime_directory)
+        Self::raise()
             .inspect_err(|error| {
                 tracing::info!(
                     "attaching {count} interfaces will take about {} s: cannot write {SWITCH}: {error}",
@@ -43,25 +41,24 @@ impl Expedited {
             .ok()
     }
 
-    fn raise(runtime_directory: &Path) -> io::Result<Self> {
+    fn raise() -> io::Result<Self> {
         let switch = locked_switch()?;
-        let former = fs::read(SWITCH)?;
-        let note = note(runtime_directory);
-        fs::create_dir_all(runtime_directory)?;
+        // Somebody who was killed has left it on.
+        let former = if Path::new(NOTE).exists() {
+            fs::read(NOTE)?
+        } else {
+            fs::read(SWITCH)?
+        };
         // Before the switch is thrown: whoever finds the note knows what to put back.
-        fs::write(&note, &former)?;
+        fs::write(NOTE, &former)?;
         fs::write(SWITCH, "1")?;
-        Ok(Self {
-            switch,
-            former,
-            note,
-        })
+        Ok(Self { switch, former })
     }
 }
 
 impl Drop for Expedited {
     fn drop(&mut self) {
-        if let Err(error) = put_back(&self.former, &self.note) {
+        if let Err(error) = put_back(&self.former) {
             tracing::warn!(
                 "cannot put back {SWITCH} to {}: {error}",
                 String::from_utf8_lossy(&self.former).trim()
@@ -73,15 +70,14 @@ impl Drop for Expedited {
 }
 
 /// Puts back what a daemon that was killed in mid-attachment left switched on.
-pub(super) fn restore(runtime_directory: &Path) {
-    let note = note(runtime_directory);
-    if !note.exists() {
+pub(super) fn restore() {
+    if !Path::new(NOTE).exists() {
         return;
     }
     let restored = locked_switch().and_then(|_lock| {
         // Read under the lock: until now the note may have been that of a living attacher.
-        match fs::read(&note) {
-            Ok(former) => put_back(&former, &note),
+        match fs::read(NOTE) {
+            Ok(former) => put_back(&former),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
@@ -92,9 +88,9 @@ pub(super) fn restore(runtime_directory: &Path) {
     }
 }
 
-fn put_back(former: &[u8], note: &Path) -> io::Result<()> {
+fn put_back(former: &[u8]) -> io::Result<()> {
     fs::write(SWITCH, former)?;
-    fs::remove_file(note)
+    fs::remove_file(NOTE)
 }
 
 /// The switch, locked against another of us who would take our 1 for the former value.
@@ -112,10 +108,6 @@ fn locked_switch() -> io::Result<fs::File> {
         }
     }
     Err(io::Error::from(io::ErrorKind::TimedOut))
-}
-
-fn note(runtime_directory: &Path) -> PathBuf {
-    runtime_directory.join("rcu_expedited")
 }
 
 /// Whether the switch is there and may be thrown.

@@ -30,8 +30,6 @@ pub enum Mode {
 pub struct ProgramOptions {
     /// On a bpf file system.
     pub pin_directory: PathBuf,
-    /// For what a start must put right after a crash.
-    pub runtime_directory: PathBuf,
     /// What a byte is.
     pub count_bytes: CountBytes,
     /// How many interfaces can be metered at once; fixed for the life of the map set. Each

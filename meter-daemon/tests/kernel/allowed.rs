@@ -50,8 +50,8 @@ fn two_capabilities_suffice_from_the_first_start_to_leaving() {
             let programs = arena.open();
             assert_eq!(programs.attached().unwrap()[0].hooks, Hooks::Both);
             assert_eq!(packets(&programs, 0), [10, 10]);
-            let removed = detach_all(&arena.pin_directory(), &arena.runtime_directory()).unwrap();
-            assert_eq!((removed.links + removed.filters, removed.maps), (2, 10));
+            let removed = detach_all(&arena.pin_directory()).unwrap();
+            assert_eq!((removed.links + removed.filters, removed.maps), (2, 11));
         });
     });
 }
@@ -68,7 +68,7 @@ fn the_capability_that_is_missing_is_named() {
                 let error = Programs::open(&arena.options(), 1).err().unwrap();
                 assert!(matches!(error, HostError::NotAllowed { .. }), "{error}");
                 assert!(error.to_string().contains(missing), "{error}");
-                let error = detach_all(&arena.pin_directory(), &arena.runtime_directory());
+                let error = detach_all(&arena.pin_directory());
                 assert!(error.unwrap_err().to_string().contains(missing));
             });
         });

@@ -54,10 +54,6 @@ impl Arena<'_> {
         self.sandbox.bpffs().join("meterd")
     }
 
-    pub(crate) fn runtime_directory(&self) -> PathBuf {
-        self.folder().join("run")
-    }
-
     pub(crate) fn folder(&self) -> &Path {
         self.sandbox.root()
     }
@@ -65,7 +61,6 @@ impl Arena<'_> {
     pub(crate) fn options(&self) -> ProgramOptions {
         ProgramOptions {
             pin_directory: self.pin_directory(),
-            runtime_directory: self.runtime_directory(),
             count_bytes: CountBytes::Wire,
             slots: SLOTS,
             attach: Attach::Auto,

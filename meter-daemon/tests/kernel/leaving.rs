@@ -12,7 +12,7 @@ use meter_tests::{
 use crate::arena::{Arena, Guest, NOBODY, arena, arena_with_tcx, attach, ifindex, programs_on};
 
 fn detach(arena: &Arena<'_>) -> Removed {
-    detach_all(&arena.pin_directory(), &arena.runtime_directory()).unwrap()
+    detach_all(&arena.pin_directory()).unwrap()
 }
 
 /// Waits until the kernel has freed what it still counts among its own.
@@ -51,7 +51,7 @@ fn detach_removes_programs_links_maps_and_folders_and_twice_is_fine() {
             Removed {
                 links: 5,
                 filters: 0,
-                maps: 10,
+                maps: 11,
             }
         );
         for guest in &guests {
@@ -98,7 +98,7 @@ fn detach_where_nothing_ever_was_does_nothing() {
     arena(|arena| {
         assert_eq!(detach(arena), Removed::default());
         let nowhere = arena.folder().join("nowhere");
-        let removed = detach_all(&nowhere, &arena.runtime_directory()).unwrap();
+        let removed = detach_all(&nowhere).unwrap();
         assert_eq!(removed, Removed::default());
     });
 }

@@ -1,12 +1,6 @@
 //! The ledger of a full node: an example program of meter-daemon, built for release.
 
-use crate::{
-    build::{self, Profile},
-    cargo, kernel,
-    project::Project,
-    root::Root,
-    steps::Steps,
-};
+use crate::{cargo, kernel, project::Project, root::Root, steps::Steps};
 
 /// Interfaces that the daemon is measured with, unless told otherwise: making them takes
 /// longer than all else.
@@ -41,19 +35,8 @@ pub(super) fn run(project: &Project, steps: &mut Steps, options: &Options) -> Re
             format!("{problem}.\nWhat needs no root: `cargo xtask bench ledger --interfaces 0`")
         })?),
     };
-    let meterd = build::meterd(project, steps, Profile::Release)?;
-    steps.run("build the measurement", || {
-        cargo::run(project.cargo().args([
-            "build",
-            "--release",
-            "--package",
-            "meter-daemon",
-            "--example",
-            "bench-ledger",
-        ]))
-    })?;
+    let [program, meterd] = super::build_measurement(project, steps, "bench-ledger")?;
     steps.run("measure", || {
-        let program = meterd.with_file_name("examples").join("bench-ledger");
         let mut command = match root {
             Some(root) => {
                 kernel::check()?;
