@@ -72,8 +72,11 @@ pub struct Interface {
     pub ifb: u32,
     /// A [`Verdict`].
     pub verdict: u32,
+    /// 1 while somebody else's qdisc, or none, stands at the root in the place of our shaper,
+    /// whose figures count on: what the guest receives is policed meanwhile.
+    pub root_lost: u32,
     /// Zero: found by a shift, an element takes less time than by a multiplication.
-    pub reserved: [u32; 3],
+    pub reserved: [u32; 2],
 }
 
 /// What becomes of an interface's packets before anything else does.

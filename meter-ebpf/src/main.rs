@@ -129,7 +129,12 @@ fn meter<const SENT: bool>(ctx: &TcContext) -> i32 {
             machine: interface.machine,
             bytes: weight.bytes,
             len: ctx.len(),
-            shaped: interface.shaper != 0 && (!SENT || interface.ifb != 0),
+            shaped: interface.shaper != 0
+                && if SENT {
+                    interface.ifb != 0
+                } else {
+                    interface.root_lost == 0
+                },
         };
         stopped = limits::admit::<SENT>(machine, &packet);
     }

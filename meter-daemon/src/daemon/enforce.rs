@@ -253,7 +253,12 @@ impl Node {
             None => Lost::No,
         };
         if !ours && !self.quiet.is_ours_to_take(ifindex, now, lost) {
-            // Somebody is at work there: see `quiet`. Until then what stands stays.
+            // Somebody is at work there: see `quiet`. Until then what stands stays, and what does
+            // not any more is made up for by policing.
+            if before.is_some() {
+                let slot = record.counter.slot.0;
+                self.programs.lose_root(ifindex, slot)?;
+            }
             return Ok(());
         }
         if let Root::Foreign { kind, why } = &found.root {

@@ -459,6 +459,7 @@ impl Programs {
         let interface = Interface {
             shaper: to.map_or(0, Shaper::class),
             ifb: to.map_or(0, |shaper| shaper.ifb_ifindex),
+            root_lost: 0,
             ..self.maps.interface(slot)?
         };
         self.maps.set_interface(slot, interface)?;
@@ -466,6 +467,20 @@ impl Programs {
             self.put(ifindex, Hook::Shape)?;
         }
         Ok(())
+    }
+
+    /// Our shaper does not stand at the root any more, and will again: until
+    /// [`Programs::set_shaper`] says so, what the guest receives is policed.
+    ///
+    /// # Errors
+    /// Where the interface is not in that slot, or the kernel refuses.
+    pub fn lose_root(&mut self, ifindex: u32, slot: u32) -> Result<(), HostError> {
+        self.in_slot(ifindex, slot, "police")?;
+        let interface = Interface {
+            root_lost: 1,
+            ..self.maps.interface(slot)?
+        };
+        self.maps.set_interface(slot, interface)
     }
 }
 
