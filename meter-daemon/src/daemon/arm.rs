@@ -21,7 +21,7 @@ use super::{
 use crate::{
     engine::{
         Boundary, Enforcement,
-        units::{BitsPerSecond, Bytes, MachineId, Traffic},
+        units::{BitsPerSecond, Bytes, MachineId, PlanName, Traffic},
     },
     host::{
         clock,
@@ -316,10 +316,10 @@ impl Node {
     pub(super) fn exempt(&mut self) {
         let mut wanted: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
         let mut of: Vec<(u32, u32, ExemptWhenSuspended)> = Vec::new();
-        let mut lists: BTreeMap<Option<String>, u32> = BTreeMap::new();
+        let mut lists: BTreeMap<Option<&PlanName>, u32> = BTreeMap::new();
         for (machine, index) in self.arms.indices.iter() {
             let plan = self.engine.plan(machine);
-            let name = plan.map(|plan| plan.name.to_string());
+            let name = plan.map(|plan| &plan.name);
             let group = *lists.entry(name).or_insert_with(|| {
                 let of_plan = plan.map_or(&[][..], |plan| &plan.exempt);
                 let prefixes: BTreeSet<IpNet> =

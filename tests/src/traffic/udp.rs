@@ -32,16 +32,7 @@ pub struct Udp {
 impl Udp {
     /// Sends them, slowly enough that none is lost, and fails if one was.
     pub fn run(self, from: &Party, to: &Party) -> Result<()> {
-        let to_ip = to.address(self.family);
-        let receiver = to.namespace.run(|| {
-            let socket = UdpSocket::bind((to_ip, 0)).could_not(|| format!("bind to {to_ip}"))?;
-            sockopt::set_socket_recv_buffer_size_force(&socket, 64 << 20)
-                .could_not(|| "ask for a large buffer")?;
-            socket
-                .set_read_timeout(Some(PATIENCE))
-                .could_not(|| "bound the wait")?;
-            Ok(socket)
-        })?;
+        let receiver = self.receiver(to, PATIENCE)?;
         let address = receiver
             .local_addr()
             .could_not(|| "read the receiver's address")?;
@@ -61,21 +52,25 @@ impl Udp {
         })
     }
 
+    fn receiver(self, to: &Party, patience: Duration) -> Result<UdpSocket> {
+        let to_ip = to.address(self.family);
+        to.namespace.run(|| {
+            let socket = UdpSocket::bind((to_ip, 0)).could_not(|| format!("bind to {to_ip}"))?;
+            sockopt::set_socket_recv_buffer_size_force(&socket, 64 << 20)
+                .could_not(|| "ask for a large buffer")?;
+            socket
+                .set_read_timeout(Some(patience))
+                .could_not(|| "bound the wait")?;
+            Ok(socket)
+        })
+    }
+
     /// Sends them, and tells how many arrived, which may be none: for a path that something
     /// may stand in.
     pub fn spray(self, from: &Party, to: &Party) -> Result<u64> {
         /// Nothing for so long after the last was sent: nothing more comes.
         const SILENCE: Duration = Duration::from_millis(300);
-        let to_ip = to.address(self.family);
-        let receiver = to.namespace.run(|| {
-            let socket = UdpSocket::bind((to_ip, 0)).could_not(|| format!("bind to {to_ip}"))?;
-            sockopt::set_socket_recv_buffer_size_force(&socket, 64 << 20)
-                .could_not(|| "ask for a large buffer")?;
-            socket
-                .set_read_timeout(Some(SILENCE))
-                .could_not(|| "bound the wait")?;
-            Ok(socket)
-        })?;
+        let receiver = self.receiver(to, SILENCE)?;
         let address = receiver
             .local_addr()
             .could_not(|| "read the receiver's address")?;
