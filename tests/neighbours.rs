@@ -165,6 +165,31 @@ fn proxmoxs_and_libvirts_rate_limits_are_set_up_before_during_and_after_a_thrott
     Ok(())
 }
 
+/// spec: if someone changed the root qdisc meanwhile, theirs wins on lifting; be it that they
+/// have just taken it away, and that ours was not back yet.
+#[test]
+fn a_rate_limit_that_somebody_takes_away_does_not_come_back_with_a_lift_at_once() -> Result<()> {
+    if !needs::program("tc") {
+        return Ok(());
+    }
+    Sandbox::run(|sandbox| {
+        let device = "tap101i0";
+        let scene = metered(sandbox)?;
+        let none = shown(device)?;
+        set_up(&PROXMOX, device)?;
+        throttle(&scene)?;
+        until_shown(device, "our shaper", |shown| shown.contains(OURS))?;
+        for step in &PROXMOX[..4] {
+            drop(run(&step.command.replace("DEV", device)));
+        }
+        scene.meterd.text(&["lift", MACHINE])?;
+        let ours_gone = |shown: &str| !shown.contains(OURS);
+        until_shown(device, "no shaper", ours_gone)?;
+        assert_eq!(shown(device)?, none);
+        Ok(())
+    })
+}
+
 /// A guest that is throttled already is started: its hypervisor sets its interface up while
 /// we throttle it.
 #[test]

@@ -6,6 +6,7 @@ mod arm;
 mod attach;
 mod audit;
 mod discover;
+mod divide;
 mod drops;
 mod enforce;
 mod figures;

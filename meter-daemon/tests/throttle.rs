@@ -62,7 +62,9 @@ fn throttled(segmentation: Switch) -> Pair {
     }
     let tap = pair.tap;
     let ifb = inside(&pair.node.namespace, || async {
-        let installed = Shaping::open().unwrap().install(tap, RATE).await;
+        let shaping = Shaping::open().unwrap();
+        let found = shaping.inspect(tap).await.unwrap();
+        let installed = shaping.install(tap, RATE, &found.root).await;
         installed.unwrap().ifb_ifindex
     });
     let filters = || {
