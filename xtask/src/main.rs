@@ -45,10 +45,11 @@ Usage: cargo xtask VERB [OPTIONS]
                       kernel programs, built as you and run as root (asks sudo)
   test-crash          the power cut at 50 000 instants, and a kill in every system call by which
                       the daemon changes a file or the kernel. Needs root (asks sudo); slow
-  test-random [--seed N] [--operations N]
+  test-random [--seed N] [--operations N] | --replay FILE
                       ten thousand random operations (or N) on a real node, of every kind that
                       may happen to one, drawn from a seed; after each, what stands is what
-                      should. Needs root (asks sudo); a quarter of an hour
+                      should. One that breaks off leaves a file to do its last ones again.
+                      Needs root (asks sudo); a quarter of an hour
   test-kernel [--kernel VMLINUZ] [--modules FOLDER] [FILTER]
                       what needs root, on another kernel, by default the newest
                       /boot/vmlinuz-6.1*: booted in QEMU, emulated and so slow; needs no root

@@ -7,7 +7,7 @@
 pub(crate) mod tally;
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io::{BufRead, BufReader, IsTerminal, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -42,7 +42,7 @@ pub(crate) struct Selection {
 }
 
 /// How much of what has no end is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Extent {
     /// A part, each time.
     Some,
@@ -50,21 +50,24 @@ enum Extent {
     EveryCrash,
     /// So many random operations, from this seed.
     Random { seed: u64, operations: u64 },
+    /// The operations in this file, which a run that broke off has left.
+    Again(PathBuf),
 }
 
 impl Extent {
     /// What the tests read it from.
-    fn variables(self) -> Vec<(&'static str, String)> {
+    fn variables(&self) -> Vec<(&'static str, OsString)> {
         match self {
             Self::Some => Vec::new(),
             Self::EveryCrash => vec![
-                ("METERD_TEST_EVERY_KILL", "1".to_owned()),
-                ("METERD_TEST_POWER_CUTS", "50000".to_owned()),
+                ("METERD_TEST_EVERY_KILL", "1".into()),
+                ("METERD_TEST_POWER_CUTS", "50000".into()),
             ],
             Self::Random { seed, operations } => vec![
-                ("METERD_TEST_SEED", seed.to_string()),
-                ("METERD_TEST_OPERATIONS", operations.to_string()),
+                ("METERD_TEST_SEED", seed.to_string().into()),
+                ("METERD_TEST_OPERATIONS", operations.to_string().into()),
             ],
+            Self::Again(path) => vec![("METERD_TEST_REPLAY", path.into())],
         }
     }
 }
@@ -93,9 +96,10 @@ impl Selection {
         }
     }
 
-    /// Reads `[--seed N] [--operations N]` of the random operations.
+    /// Reads `[--seed N] [--operations N]` of the random operations, or `--replay FILE`.
     pub(crate) fn random(arguments: &[&str]) -> Result<Self, String> {
         let (mut seed, mut operations) = (1, 10_000);
+        let mut again = None;
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let number = |text: Option<&&str>| {
@@ -105,13 +109,19 @@ impl Selection {
             match *argument {
                 "--seed" => seed = number(rest.next())?,
                 "--operations" => operations = number(rest.next())?,
+                "--replay" => {
+                    let path = rest.next().ok_or("`--replay` takes a file")?;
+                    // The tests run elsewhere.
+                    let path = std::path::absolute(path);
+                    again = Some(path.map_err(|problem| format!("`--replay`: {problem}"))?);
+                }
                 other => return Err(format!("`test-random` does not take `{other}`")),
             }
         }
         Ok(Self {
             user: false,
             filters: vec!["after_random_operations".to_owned()],
-            extent: Extent::Random { seed, operations },
+            extent: again.map_or(Extent::Random { seed, operations }, Extent::Again),
             ..Self::default()
         })
     }
@@ -283,7 +293,7 @@ fn run_programs(
         variables.extend(
             extent
                 .iter()
-                .map(|(name, value)| (*name, OsStr::new(value))),
+                .map(|(name, value)| (*name, value.as_os_str())),
         );
         if root.is_some() && std::env::var_os("RUST_TEST_THREADS").is_none() {
             variables.push(("RUST_TEST_THREADS", OsStr::new(ROOT_THREADS)));
