@@ -12,6 +12,7 @@ use meter_tests::{
     meterd::{self, Meterd},
     sandbox::{Namespace, Sandbox},
     scene::EVERY_TAP,
+    stall,
     wait::{self, Seen},
 };
 
@@ -46,8 +47,17 @@ fn attached(indices: &[u32]) -> Result<usize> {
     Ok(count)
 }
 
+const SOON: Duration = Duration::from_secs(2);
+
 #[test]
 fn five_hundred_interfaces_are_attached_in_less_than_two_seconds() -> Result<()> {
+    let took = stall::undisturbed("attaching", |took| *took < SOON, attach_many)?;
+    assert!(took < SOON, "{took:?}");
+    Ok(())
+}
+
+/// Attaches five hundred, and tells how long that took.
+fn attach_many() -> Result<Duration> {
     Sandbox::run(|sandbox| {
         let (_guests, indices) = plug_many()?;
         let before = expedited()?;
@@ -73,11 +83,10 @@ fn five_hundred_interfaces_are_attached_in_less_than_two_seconds() -> Result<()>
             elapsed - rest
         );
         assert_eq!(expedited()?, before, "{EXPEDITED} was not put back");
-        assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
         let resident = resident(meterd.pid())?;
         println!("{resident} kB resident");
         assert!(resident < 64 * 1024, "{resident} kB");
-        Ok(())
+        Ok(elapsed)
     })
 }
 
@@ -140,6 +149,13 @@ fn a_kill_in_mid_attach_leaves_rcu_expedited_as_it_was_once_the_daemon_has_start
 
 #[test]
 fn five_hundred_interfaces_are_detached_in_less_than_two_seconds() -> Result<()> {
+    let took = stall::undisturbed("detaching", |took| *took < SOON, detach_many)?;
+    assert!(took < SOON, "{took:?}");
+    Ok(())
+}
+
+/// Detaches five hundred, and tells how long that took.
+fn detach_many() -> Result<Duration> {
     Sandbox::run(|sandbox| {
         let (_guests, indices) = plug_many()?;
         let mut meterd = Meterd::new(sandbox, EVERY_TAP)?;
@@ -147,10 +163,10 @@ fn five_hundred_interfaces_are_detached_in_less_than_two_seconds() -> Result<()>
         let before = expedited()?;
         let start = Instant::now();
         meterd.text(&["detach"])?;
-        println!("detached after {:?}", start.elapsed());
+        let elapsed = start.elapsed();
+        println!("detached after {elapsed:?}");
         assert_eq!(attached(&indices)?, 0);
         assert_eq!(expedited()?, before);
-        assert!(start.elapsed() < Duration::from_secs(2));
-        Ok(())
+        Ok(elapsed)
     })
 }
