@@ -194,6 +194,7 @@ fn all_interfaces_of_a_machine_share_the_rate() -> Result<()> {
             })?
             .party;
         throttled(&scene)?;
+        until_shaped("tap101i1")?;
         let world = &scene.node.world;
         let pair = |a: (&Party, &Party), b: (&Party, &Party), what| {
             let mut bulk = Bulk::start(a.0, a.1, 1)?;
@@ -215,6 +216,7 @@ fn one_busy_interface_of_two_gets_the_whole_rate() -> Result<()> {
             nic: 1,
         })?;
         throttled(&scene)?;
+        until_shaped("tap101i1")?;
         let (guest, world) = (&scene.guest.party, &scene.node.world);
         let down = Bulk::start(world, guest, 1)?;
         assert_throttled(&down, "one of two receives")?;

@@ -19,6 +19,18 @@ use meter_tests::{
 const MANY: usize = 500;
 const EXPEDITED: &str = "/sys/kernel/rcu_expedited";
 
+/// The switch is the machine's: another attacher's moment may be seen, too.
+fn until_put_back(before: &str) -> Result<()> {
+    wait::until(EXPEDITED, Duration::from_millis(5), SOON, || {
+        let now = expedited()?;
+        Ok(match now == before {
+            true => Seen::Yes(()),
+            false => Seen::NotYet(format!("{now}, not {before}: it was not put back")),
+        })
+    })
+    .map(drop)
+}
+
 fn expedited() -> Result<String> {
     fs::read_to_string(EXPEDITED).could_not(|| format!("read {EXPEDITED}"))
 }
@@ -82,7 +94,7 @@ fn attach_many() -> Result<Duration> {
             "ready after {:?}, all attached after {elapsed:?}",
             elapsed - rest
         );
-        assert_eq!(expedited()?, before, "{EXPEDITED} was not put back");
+        until_put_back(&before)?;
         let resident = resident(meterd.pid())?;
         println!("{resident} kB resident");
         assert!(resident < 64 * 1024, "{resident} kB");
@@ -141,7 +153,7 @@ fn a_kill_in_mid_attach_leaves_rcu_expedited_as_it_was_once_the_daemon_has_start
             "the kill came too late to be in mid-attach"
         );
         meterd.start()?;
-        assert_eq!(expedited()?, before, "{EXPEDITED} was not put back");
+        until_put_back(&before)?;
         assert_eq!(attached(&indices)?, 2 * MANY);
         Ok(())
     })
@@ -166,7 +178,7 @@ fn detach_many() -> Result<Duration> {
         let elapsed = start.elapsed();
         println!("detached after {elapsed:?}");
         assert_eq!(attached(&indices)?, 0);
-        assert_eq!(expedited()?, before);
+        until_put_back(&before)?;
         Ok(elapsed)
     })
 }
