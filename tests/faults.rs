@@ -16,6 +16,7 @@ use meter_tests::{
     needs,
     sandbox::Sandbox,
     scene::{MACHINE, Scene, is_metered, until_metered},
+    stall,
     topology::{Guest, Port},
     traffic::{Tcp, ping},
     wait::{self, Seen},
@@ -203,7 +204,7 @@ fn goes_on_by_itself(scene: &Scene<'_>) -> Result<()> {
 
 #[test]
 fn a_full_disk_is_said_once_and_when_there_is_room_again_nothing_was_lost() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let scene = scene(sandbox, |state| disk::small(state, 8 << 20))?;
         let cause = |scene: &Scene<'_>| -> Result<_> {
             // Somebody's shell that reads: the log cannot be used again from its start.
@@ -226,7 +227,7 @@ fn a_full_disk_is_said_once_and_when_there_is_room_again_nothing_was_lost() -> R
 
 #[test]
 fn a_lock_that_somebody_holds_is_said_once_and_when_it_goes_nothing_was_lost() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         endure(
             scene(sandbox, |_| Ok(()))?,
             &["keeps it locked", "ledger.db", "fuser"],
@@ -241,7 +242,7 @@ fn a_lock_that_somebody_holds_is_said_once_and_when_it_goes_nothing_was_lost() -
 
 #[test]
 fn files_that_may_not_be_written_any_more_are_said_once_and_then_nothing_was_lost() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut ext4 = None;
         let prepared = scene(sandbox, |state| {
             ext4 = disk::ext4(state)?;
@@ -266,7 +267,7 @@ fn files_that_may_not_be_written_any_more_are_said_once_and_then_nothing_was_los
 #[test]
 fn a_file_system_that_turns_read_only_is_said_once_and_after_its_repair_nothing_was_lost()
 -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut ext4 = None;
         let prepared = scene(sandbox, |state| {
             ext4 = disk::ext4(state)?;
@@ -293,7 +294,7 @@ fn a_file_system_that_turns_read_only_is_said_once_and_after_its_repair_nothing_
 
 #[test]
 fn a_state_directory_that_is_unmounted_and_comes_back_loses_nothing() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         endure(
             scene(sandbox, |_| Ok(()))?,
             &["was moved, replaced or deleted", "ledger.db", "Put it back"],
@@ -308,7 +309,7 @@ fn a_state_directory_that_is_unmounted_and_comes_back_loses_nothing() -> Result<
 
 #[test]
 fn a_ledger_that_is_moved_away_and_back_loses_nothing() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let away = |scene: &Scene<'_>| scene.meterd.directory().join("away");
         endure(
             scene(sandbox, |_| Ok(()))?,
@@ -324,7 +325,7 @@ fn a_ledger_that_is_moved_away_and_back_loses_nothing() -> Result<()> {
 
 #[test]
 fn a_ledger_that_is_deleted_is_copied_from_the_running_daemon_and_nothing_was_lost() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         endure(
             scene(sandbox, |_| Ok(()))?,
             &["was moved, replaced or deleted", "ledger.db", "/proc/"],
@@ -354,7 +355,7 @@ fn still_open(scene: &Scene<'_>, file: &Path) -> Result<PathBuf> {
 
 #[test]
 fn a_log_that_is_deleted_is_saved_and_begun_anew_while_counting_goes_on() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = scene(sandbox, |_| Ok(()))?;
         for _ in 0..3 {
             traffic(&scene)?;
@@ -379,14 +380,11 @@ fn a_log_that_is_deleted_is_saved_and_begun_anew_while_counting_goes_on() -> Res
 /// A start that is refused within seconds, with that exit status and those words.
 fn assert_refuses(scene: &mut Scene<'_>, code: i32, words: &[&str]) -> Result<()> {
     let from = scene.meterd.log().len();
-    let begun = Instant::now();
-    scene.meterd.launch()?;
-    let status = scene.meterd.wait()?;
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begun.elapsed()
-    );
+    let (status, took) = stall::timed(|| {
+        scene.meterd.launch()?;
+        scene.meterd.wait()
+    })?;
+    assert!(took < Duration::from_secs(5), "{took:?}");
     let log = scene.meterd.log();
     assert_eq!(status.code(), Some(code), "{}", &log[from..]);
     for word in words {
@@ -406,7 +404,7 @@ fn a_damaged_ledger_is_refused_at_start_while_programs_count_and_its_copy_takes_
         }),
         ("its end", |file, length| file.set_len(length / 2)),
     ];
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = scene(sandbox, |_| Ok(()))?;
         let other = suspended(&scene)?;
         for (what, damage) in damages {
@@ -439,7 +437,7 @@ fn a_damaged_ledger_is_refused_at_start_while_programs_count_and_its_copy_takes_
 #[test]
 fn a_start_without_room_right_or_lock_is_refused_with_its_remedy_and_the_next_takes_all()
 -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = scene(sandbox, |_| Ok(()))?;
         traffic(&scene)?;
         scene.meterd.stop(End::Killed)?;
@@ -466,7 +464,7 @@ fn a_start_without_room_right_or_lock_is_refused_with_its_remedy_and_the_next_ta
 
 #[test]
 fn a_first_start_on_a_full_disk_is_refused_and_leaves_nothing_half_made() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = Scene::prepare(sandbox, CONFIG)?;
         scene
             .meterd
@@ -486,7 +484,7 @@ fn errors_of_the_disk_itself_are_said_once_and_when_they_end_nothing_was_lost() 
     if !needs::program("strace") {
         return Ok(());
     }
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         endure(
             scene(sandbox, |_| Ok(()))?,
             &["ledger.db", "disk I/O error", "kernel log"],

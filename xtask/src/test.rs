@@ -32,6 +32,9 @@ const ROOT_TARGETS: [&str; 4] = ["kernel", "links", "shaping", "throttle"];
 /// Tests that need root measure times and rates; more at once would measure each other.
 const ROOT_THREADS: &str = "2";
 
+/// Those end to end say by their sandbox which may run beside others: those that mostly wait.
+const END_TO_END_THREADS: &str = "6";
+
 /// Which tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Selection {
@@ -296,7 +299,13 @@ fn run_programs(
                 .map(|(name, value)| (*name, value.as_os_str())),
         );
         if root.is_some() && std::env::var_os("RUST_TEST_THREADS").is_none() {
-            variables.push(("RUST_TEST_THREADS", OsStr::new(ROOT_THREADS)));
+            let end_to_end = program.package == project.root.join(ROOT_PACKAGE);
+            let threads = if end_to_end {
+                END_TO_END_THREADS
+            } else {
+                ROOT_THREADS
+            };
+            variables.push(("RUST_TEST_THREADS", OsStr::new(threads)));
         }
         let mut command = if let Some(root) = root {
             root.command(&program.executable, &variables)
