@@ -4,7 +4,7 @@
 use std::{fs, time::Duration};
 
 use meter_tests::{
-    Context, Result, links,
+    Context, Failure, Result, links,
     meterd::{Counted, End},
     sandbox::Sandbox,
     scene::{EVERY_TAP, MACHINE, Scene, is_metered},
@@ -49,9 +49,9 @@ fn a_later_version_ran(scene: &Scene<'_>) -> Result<()> {
         fs::rename(layout.path(), later).could_not(|| "rename the pins")?;
     }
     let ledger = scene.meterd.directory().join("state/ledger.db");
-    let ledger = rusqlite::Connection::open(ledger).could_not(|| "open the ledger")?;
-    let later = ledger.pragma_update(None, "user_version", 99);
-    later.could_not(|| "give it another schema")
+    let later = rusqlite::Connection::open(ledger)
+        .and_then(|ledger| ledger.pragma_update(None, "user_version", 99));
+    later.map_err(|error| Failure::new(format!("give it another schema: {error}")))
 }
 
 #[test]

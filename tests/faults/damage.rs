@@ -2,7 +2,12 @@
 
 use std::{fs, os::unix::fs::FileExt as _, path::Path};
 
-use meter_tests::{Context, Result, meterd::End, sandbox::Sandbox, scene::is_metered};
+use meter_tests::{
+    Context, Failure, Result,
+    meterd::End,
+    sandbox::Sandbox,
+    scene::{Scene, is_metered},
+};
 
 use super::{
     DATA, assert_adds_up, assert_agree, assert_refuses, assert_sound, endure, ledger,
@@ -55,18 +60,18 @@ fn a_damaged_ledger_is_refused_at_start_while_programs_count_and_its_copy_takes_
 fn damage(scene: &Scene<'_>, table: Option<&str>) -> Result<()> {
     // Whoever writes something makes the daemon read its pages again: of a ledger larger than
     // its memory it does so by itself.
-    let other = somebody(scene, "PRAGMA wal_checkpoint(TRUNCATE)")?;
-    let root = match table {
-        None => Ok(1),
-        Some(name) => {
-            let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
-            other.query_row(sql, [name], |row| row.get::<_, i64>(0))
-        }
+    let other = somebody(scene, "CREATE TABLE other (a); DROP TABLE other")?;
+    let find = |name| {
+        let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+        other.query_row(sql, [name], |row| row.get::<_, i64>(0))
     };
-    let root = root.could_not(|| format!("find {table:?}"))?.unsigned_abs();
-    other
-        .execute_batch("CREATE TABLE other (a); DROP TABLE other; PRAGMA wal_checkpoint(TRUNCATE)")
-        .could_not(|| "write something")?;
+    let root = table.map_or(Ok(1), find);
+    let root = root.and_then(|root| {
+        // Into the file with it: what is in the log is read from there.
+        other.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
+        Ok(root.unsigned_abs())
+    });
+    let root = root.map_err(|error| Failure::new(format!("{table:?}: {error}")))?;
     let file = fs::OpenOptions::new().write(true).open(ledger(scene));
     file.and_then(|file| file.write_all_at(&[0xa5; 4096], (root - 1) * 4096))
         .could_not(|| "damage the page")
