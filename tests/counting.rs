@@ -353,9 +353,7 @@ fn top_shows_what_moves_between_two_readings() -> Result<()> {
     Sandbox::run(|sandbox| {
         let scene = Scene::set(sandbox, "")?;
         let bulk = Bulk::start(&scene.node.world, &scene.guest.party, 1)?;
-        let rows = scene
-            .meterd
-            .json(&["top", "-n", "1", "-i", "1s"])?;
+        let rows = scene.meterd.json(&["top", "-n", "1", "-i", "1s"])?;
         let _ = bulk.stop();
         let rate = |key: &str| rows[0][key].as_u64().unwrap_or_default();
         assert_eq!(rows[0]["machine"], MACHINE);
@@ -368,9 +366,7 @@ fn top_shows_what_moves_between_two_readings() -> Result<()> {
             received > 10_000_000 && sent > 0 && sent < received,
             "{rows}"
         );
-        let rows = scene
-            .meterd
-            .json(&["top", "-n", "1", "-i", "1s"])?;
+        let rows = scene.meterd.json(&["top", "-n", "1", "-i", "1s"])?;
         assert_eq!(rows[0]["received_bits_per_second"], 0, "{rows}");
         Ok(())
     })

@@ -49,8 +49,9 @@ pub(crate) struct Selection {
 enum Extent {
     /// A part, each time.
     Some,
-    /// Every instant at which a daemon is killed, or its power cut.
-    EveryCrash,
+    /// Instants at which a daemon is killed, each or each so manieth, and so many at which its
+    /// power is cut.
+    Crashes { each: u32, cuts: u32 },
     /// So many random operations, from this seed.
     Random { seed: u64, operations: u64 },
     /// The operations in this file, which a run that broke off has left.
@@ -62,9 +63,9 @@ impl Extent {
     fn variables(&self) -> Vec<(&'static str, OsString)> {
         match self {
             Self::Some => Vec::new(),
-            Self::EveryCrash => vec![
-                ("METERD_TEST_EVERY_KILL", "1".into()),
-                ("METERD_TEST_POWER_CUTS", "50000".into()),
+            Self::Crashes { each, cuts } => vec![
+                ("METERD_TEST_EVERY_KILL", each.to_string().into()),
+                ("METERD_TEST_POWER_CUTS", cuts.to_string().into()),
             ],
             Self::Random { seed, operations } => vec![
                 ("METERD_TEST_SEED", seed.to_string().into()),
@@ -87,16 +88,23 @@ impl Default for Selection {
 }
 
 impl Selection {
-    /// The tests of crashes, at every instant that they know of.
-    pub(crate) fn every_crash() -> Self {
-        Self {
+    /// The tests of crashes, at every instant that they know of; reads `[--quick]`.
+    pub(crate) fn crashes(arguments: &[&str]) -> Result<Self, String> {
+        let (each, cuts) = match arguments {
+            [] => (1, 50_000),
+            ["--quick"] => (5, 10_000),
+            other => {
+                return Err(format!("`test-crash` does not take `{}`", other.join(" ")));
+            }
+        };
+        Ok(Self {
             filters: vec![
                 "ledger::tests::power".to_owned(),
                 "a_kill_anywhere".to_owned(),
             ],
-            extent: Extent::EveryCrash,
+            extent: Extent::Crashes { each, cuts },
             ..Self::default()
-        }
+        })
     }
 
     /// Reads `[--seed N] [--operations N]` of the random operations, or `--replay FILE`.
@@ -233,8 +241,15 @@ fn conclude(tally: &Tally, selection: &Selection) -> Result<(), String> {
         (false, true) => " (those that need no privilege were not asked for)",
         _ => "",
     };
+    println!();
+    if selection.extent != Extent::Some {
+        // Among all that the programs wrote they are hard to find.
+        for line in &tally.shown {
+            println!("{line}");
+        }
+    }
     if tally.failures.is_empty() {
-        println!("\ncargo xtask test: {tally}{left_out}");
+        println!("cargo xtask test: {tally}{left_out}");
         return Ok(());
     }
     let list: String = tally
