@@ -168,13 +168,9 @@ pub(crate) struct Built {
 }
 
 impl Built {
-    /// A test program by its target's name.
-    pub(crate) fn test_program(&self, target: &str) -> Option<&Path> {
-        let program = self
-            .programs
-            .iter()
-            .find(|program| program.target == target)?;
-        Some(&program.executable)
+    /// Every test program.
+    pub(crate) fn programs(&self) -> &[TestProgram] {
+        &self.programs
     }
 }
 
@@ -263,7 +259,8 @@ fn conclude(tally: &Tally, selection: &Selection) -> Result<(), String> {
     ))
 }
 
-fn needs_root(project: &Project, program: &TestProgram) -> bool {
+/// Whether a test program makes namespaces, links and kernel programs.
+pub(crate) fn needs_root(project: &Project, program: &TestProgram) -> bool {
     program.package == project.root.join(ROOT_PACKAGE)
         || program.package == project.root.join("meter-daemon")
             && program.source.starts_with("tests/")
