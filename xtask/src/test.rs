@@ -32,6 +32,9 @@ const ROOT_TARGETS: [&str; 4] = ["kernel", "links", "shaping", "throttle"];
 /// Tests that need root measure times and rates; more at once would measure each other.
 const ROOT_THREADS: &str = "2";
 
+/// Those end to end say by their sandbox which may run beside others: those that mostly wait.
+const END_TO_END_THREADS: &str = "6";
+
 /// Which tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Selection {
@@ -46,8 +49,9 @@ pub(crate) struct Selection {
 enum Extent {
     /// A part, each time.
     Some,
-    /// Every instant at which a daemon is killed, or its power cut.
-    EveryCrash,
+    /// Instants at which a daemon is killed, each or each so manieth, and so many at which its
+    /// power is cut.
+    Crashes { each: u32, cuts: u32 },
     /// So many random operations, from this seed.
     Random { seed: u64, operations: u64 },
     /// The operations in this file, which a run that broke off has left.
@@ -59,9 +63,9 @@ impl Extent {
     fn variables(&self) -> Vec<(&'static str, OsString)> {
         match self {
             Self::Some => Vec::new(),
-            Self::EveryCrash => vec![
-                ("METERD_TEST_EVERY_KILL", "1".into()),
-                ("METERD_TEST_POWER_CUTS", "50000".into()),
+            Self::Crashes { each, cuts } => vec![
+                ("METERD_TEST_EVERY_KILL", each.to_string().into()),
+                ("METERD_TEST_POWER_CUTS", cuts.to_string().into()),
             ],
             Self::Random { seed, operations } => vec![
                 ("METERD_TEST_SEED", seed.to_string().into()),
@@ -84,16 +88,23 @@ impl Default for Selection {
 }
 
 impl Selection {
-    /// The tests of crashes, at every instant that they know of.
-    pub(crate) fn every_crash() -> Self {
-        Self {
+    /// The tests of crashes, at every instant that they know of; reads `[--quick]`.
+    pub(crate) fn crashes(arguments: &[&str]) -> Result<Self, String> {
+        let (each, cuts) = match arguments {
+            [] => (1, 50_000),
+            ["--quick"] => (5, 10_000),
+            other => {
+                return Err(format!("`test-crash` does not take `{}`", other.join(" ")));
+            }
+        };
+        Ok(Self {
             filters: vec![
                 "ledger::tests::power".to_owned(),
                 "a_kill_anywhere".to_owned(),
             ],
-            extent: Extent::EveryCrash,
+            extent: Extent::Crashes { each, cuts },
             ..Self::default()
-        }
+        })
     }
 
     /// Reads `[--seed N] [--operations N]` of the random operations, or `--replay FILE`.
@@ -157,13 +168,9 @@ pub(crate) struct Built {
 }
 
 impl Built {
-    /// A test program by its target's name.
-    pub(crate) fn test_program(&self, target: &str) -> Option<&Path> {
-        let program = self
-            .programs
-            .iter()
-            .find(|program| program.target == target)?;
-        Some(&program.executable)
+    /// Every test program.
+    pub(crate) fn programs(&self) -> &[TestProgram] {
+        &self.programs
     }
 }
 
@@ -230,8 +237,15 @@ fn conclude(tally: &Tally, selection: &Selection) -> Result<(), String> {
         (false, true) => " (those that need no privilege were not asked for)",
         _ => "",
     };
+    println!();
+    if selection.extent != Extent::Some {
+        // Among all that the programs wrote they are hard to find.
+        for line in &tally.shown {
+            println!("{line}");
+        }
+    }
     if tally.failures.is_empty() {
-        println!("\ncargo xtask test: {tally}{left_out}");
+        println!("cargo xtask test: {tally}{left_out}");
         return Ok(());
     }
     let list: String = tally
@@ -245,7 +259,8 @@ fn conclude(tally: &Tally, selection: &Selection) -> Result<(), String> {
     ))
 }
 
-fn needs_root(project: &Project, program: &TestProgram) -> bool {
+/// Whether a test program makes namespaces, links and kernel programs.
+pub(crate) fn needs_root(project: &Project, program: &TestProgram) -> bool {
     program.package == project.root.join(ROOT_PACKAGE)
         || program.package == project.root.join("meter-daemon")
             && program.source.starts_with("tests/")
@@ -296,7 +311,13 @@ fn run_programs(
                 .map(|(name, value)| (*name, value.as_os_str())),
         );
         if root.is_some() && std::env::var_os("RUST_TEST_THREADS").is_none() {
-            variables.push(("RUST_TEST_THREADS", OsStr::new(ROOT_THREADS)));
+            let end_to_end = program.package == project.root.join(ROOT_PACKAGE);
+            let threads = if end_to_end {
+                END_TO_END_THREADS
+            } else {
+                ROOT_THREADS
+            };
+            variables.push(("RUST_TEST_THREADS", OsStr::new(threads)));
         }
         let mut command = if let Some(root) = root {
             root.command(&program.executable, &variables)
