@@ -424,9 +424,9 @@ impl Node {
         let ifindex = record.interface.ifindex;
         let owed = record.credits && record.credit.is_none();
         if owed && self.tally.say_once(format!("unknown {ifindex}")) {
-            let (machine, name) = (&record.machine, &record.name);
+            let (now, machine) = (self.now(), &record.machine);
             self.pending
-                .push(records::unknown(self.now(), machine, name, ifindex));
+                .push(records::unknown(now, machine, &record.name, ifindex));
         }
     }
 
