@@ -17,7 +17,7 @@ use meter_tests::{
     sandbox::Sandbox,
     scene::{MACHINE, Scene},
     topology::{ETH, Party},
-    traffic::{Bulk, Tcp, ping},
+    traffic::{Bulk, ping},
     wait::{self, Seen},
 };
 use serde_json::Value;
@@ -25,34 +25,9 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(10);
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What moves at all is throttled.
-const STRICT: &str = "
-allowance = '1 kB'
-[[rule]]
-used = '105%'
-throttle = '64 kbit/s'
-";
-
 /// No poll comes to anybody's help while a test looks on.
-const TAPS: &str = r"
-poll-interval = '1h'
-[[discover]]
-interface = '^tap(?<machine>\d+)i\d+$'
-plan = 'strict'
-";
-
 fn metered(sandbox: &Sandbox) -> Result<Scene<'_>> {
-    let scene = Scene::prepare(sandbox, TAPS)?;
-    scene.meterd.write("plans/strict.toml", STRICT)?;
-    scene.started()
-}
-
-fn throttle(scene: &Scene<'_>) -> Result<()> {
-    Tcp::v4(10_000).run(&scene.guest.party, &scene.node.world)?;
-    scene
-        .meterd
-        .wait_for_state(MACHINE, "throttled", SOON)
-        .map(|_| ())
+    Scene::strict(sandbox, "poll-interval = '1h'\n")?.started()
 }
 
 fn until_said(meterd: &Meterd<'_>, event: &str, about: &str) -> Result<()> {
@@ -134,7 +109,7 @@ fn proxmoxs_and_libvirts_rate_limits_are_set_up_before_during_and_after_a_thrott
                 set_up(steps, device).map_err(said)?;
             }
             let theirs = shown(device)?;
-            throttle(&scene)?;
+            scene.throttle()?;
             if restorable {
                 until_shown(device, "our shaper", |shown| shown.contains(OURS))?;
             }
@@ -199,7 +174,7 @@ fn a_throttled_machines_new_interface_is_set_up_by_its_hypervisor_undisturbed() 
     }
     Sandbox::beside(|sandbox| {
         let scene = metered(sandbox)?;
-        throttle(&scene)?;
+        scene.throttle()?;
         for round in 0..10_u8 {
             let device = format!("tap101i{}", round + 1);
             let end = |name| links::End { name, mac: None };
@@ -317,7 +292,7 @@ fn an_nftables_rule_on_the_tap_stays_effective_under_a_throttle() -> Result<()> 
                 .namespace
                 .run(|| links::address(ETH, SPOOFED.into(), 32))?;
 
-            throttle(&scene)?;
+            scene.throttle()?;
             until_said(
                 &scene.meterd,
                 "enforcement-changed",
