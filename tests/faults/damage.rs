@@ -25,7 +25,7 @@ fn a_damaged_ledger_is_refused_at_start_while_programs_count_and_its_copy_takes_
         }),
         ("its end", |file, length| file.set_len(length / 2)),
     ];
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = scene(sandbox, |_| Ok(()))?;
         let other = suspended(&scene)?;
         for (what, damage) in damages {
@@ -81,7 +81,7 @@ fn damage(scene: &Scene<'_>, table: Option<&str>) -> Result<()> {
 fn a_page_that_is_damaged_under_the_daemon_is_said_once_and_a_backup_then_takes_all() -> Result<()>
 {
     for table in [None, Some("cursor"), Some("host_note")] {
-        Sandbox::run(|sandbox| {
+        Sandbox::beside(|sandbox| {
             let backup = sandbox.root().join("backup.db").display().to_string();
             endure(
                 scene(sandbox, |_| Ok(()))?,
@@ -107,7 +107,7 @@ fn a_page_that_is_damaged_under_the_daemon_is_said_once_and_a_backup_then_takes_
 
 #[test]
 fn a_log_that_was_damaged_when_the_daemon_was_killed_costs_no_byte() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = scene(sandbox, |_| Ok(()))?;
         for _ in 0..3 {
             traffic(&scene)?;

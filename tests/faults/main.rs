@@ -18,6 +18,7 @@ use meter_tests::{
     needs,
     sandbox::Sandbox,
     scene::{MACHINE, Scene, is_metered, until_metered},
+    stall,
     topology::{Guest, Port},
     traffic::{Tcp, ping},
     wait::{self, Seen},
@@ -213,7 +214,7 @@ fn goes_on_by_itself(scene: &Scene<'_>) -> Result<()> {
 
 #[test]
 fn a_full_disk_is_said_once_and_when_there_is_room_again_nothing_was_lost() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let scene = scene(sandbox, |state| disk::small(state, 8 << 20))?;
         let cause = |scene: &Scene<'_>| -> Result<_> {
             // Somebody's shell that reads: the log cannot be used again from its start.
@@ -236,7 +237,7 @@ fn a_full_disk_is_said_once_and_when_there_is_room_again_nothing_was_lost() -> R
 
 #[test]
 fn a_lock_that_somebody_holds_is_said_once_and_when_it_goes_nothing_was_lost() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         endure(
             scene(sandbox, |_| Ok(()))?,
             &["keeps it locked", "ledger.db", "fuser"],
@@ -251,7 +252,7 @@ fn a_lock_that_somebody_holds_is_said_once_and_when_it_goes_nothing_was_lost() -
 
 #[test]
 fn files_that_may_not_be_written_any_more_are_said_once_and_then_nothing_was_lost() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut ext4 = None;
         let prepared = scene(sandbox, |state| {
             ext4 = disk::ext4(state)?;
@@ -276,7 +277,7 @@ fn files_that_may_not_be_written_any_more_are_said_once_and_then_nothing_was_los
 #[test]
 fn a_file_system_that_turns_read_only_is_said_once_and_after_its_repair_nothing_was_lost()
 -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut ext4 = None;
         let prepared = scene(sandbox, |state| {
             ext4 = disk::ext4(state)?;
@@ -303,7 +304,7 @@ fn a_file_system_that_turns_read_only_is_said_once_and_after_its_repair_nothing_
 
 #[test]
 fn a_state_directory_that_is_unmounted_and_comes_back_loses_nothing() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         endure(
             scene(sandbox, |_| Ok(()))?,
             &["was moved, replaced or deleted", "ledger.db", "Put it back"],
@@ -318,7 +319,7 @@ fn a_state_directory_that_is_unmounted_and_comes_back_loses_nothing() -> Result<
 
 #[test]
 fn a_ledger_that_is_moved_away_and_back_loses_nothing() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let away = |scene: &Scene<'_>| scene.meterd.directory().join("away");
         endure(
             scene(sandbox, |_| Ok(()))?,
@@ -334,7 +335,7 @@ fn a_ledger_that_is_moved_away_and_back_loses_nothing() -> Result<()> {
 
 #[test]
 fn a_ledger_that_is_deleted_is_written_again_by_the_daemon_and_nothing_was_lost() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = scene(sandbox, |_| Ok(()))?;
         let allowance = |scene: &Scene<'_>| bytes(&scene.meterd.status(MACHINE)?, "allowance");
         let before = allowance(&scene)?;
@@ -382,7 +383,7 @@ fn what_the_daemon_may_not_reach_any_more_is_said_once_and_when_it_may_again_not
         }
         Ok(())
     };
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = Scene::prepare(sandbox, CONFIG)?;
         let plan = ("plans/plain.toml", "allowance = '1 TB'");
         scene.meterd.write(plan.0, plan.1)?;
@@ -412,7 +413,7 @@ fn what_the_daemon_may_not_reach_any_more_is_said_once_and_when_it_may_again_not
 
 #[test]
 fn a_log_that_is_deleted_is_saved_and_begun_anew_while_counting_goes_on() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = scene(sandbox, |_| Ok(()))?;
         for _ in 0..3 {
             traffic(&scene)?;
@@ -437,14 +438,11 @@ fn a_log_that_is_deleted_is_saved_and_begun_anew_while_counting_goes_on() -> Res
 /// A start that is refused within seconds, with that exit status and those words.
 fn assert_refuses(scene: &mut Scene<'_>, code: i32, words: &[&str]) -> Result<()> {
     let from = scene.meterd.log().len();
-    let begun = Instant::now();
-    scene.meterd.launch()?;
-    let status = scene.meterd.wait()?;
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begun.elapsed()
-    );
+    let (status, took) = stall::timed(|| {
+        scene.meterd.launch()?;
+        scene.meterd.wait()
+    })?;
+    assert!(took < Duration::from_secs(5), "{took:?}");
     let log = scene.meterd.log();
     assert_eq!(status.code(), Some(code), "{}", &log[from..]);
     for word in words {
@@ -456,7 +454,7 @@ fn assert_refuses(scene: &mut Scene<'_>, code: i32, words: &[&str]) -> Result<()
 #[test]
 fn a_start_without_room_right_or_lock_is_refused_with_its_remedy_and_the_next_takes_all()
 -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = scene(sandbox, |_| Ok(()))?;
         traffic(&scene)?;
         scene.meterd.stop(End::Killed)?;
@@ -483,7 +481,7 @@ fn a_start_without_room_right_or_lock_is_refused_with_its_remedy_and_the_next_ta
 
 #[test]
 fn a_first_start_on_a_full_disk_is_refused_and_leaves_nothing_half_made() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = Scene::prepare(sandbox, CONFIG)?;
         scene
             .meterd
@@ -503,7 +501,7 @@ fn errors_of_the_disk_itself_are_said_once_and_when_they_end_nothing_was_lost() 
     if !needs::program("strace") {
         return Ok(());
     }
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         endure(
             scene(sandbox, |_| Ok(()))?,
             &["ledger.db", "disk I/O error", "kernel log"],

@@ -47,13 +47,19 @@ Usage: cargo xtask VERB [OPTIONS]
                       the power cut at 50 000 instants, and a kill in every system call by which
                       the daemon changes a file or the kernel; --quick: 10 000, and each fifth
                       call. Needs root (asks sudo); slow
-  test-random [--seed N] [--operations N]
+  test-random [--seed N] [--operations N] | --replay FILE
                       ten thousand random operations (or N) on a real node, of every kind that
                       may happen to one, drawn from a seed; after each, what stands is what
-                      should. Needs root (asks sudo); a quarter of an hour
-  test-kernel [--kernel VMLINUZ] [--modules FOLDER] [FILTER]
-                      what needs root, on another kernel, by default the newest
-                      /boot/vmlinuz-6.1*: booted in QEMU, emulated and so slow; needs no root
+                      should. One that breaks off leaves a file to do its last ones again.
+                      Needs root (asks sudo); a quarter of an hour
+  test-kernel [--debian 6.1|6.12 | --kernel VMLINUZ [--modules FOLDER]]
+              [--only PROGRAM] [FILTER]
+                      what needs root, on another kernel: Debian 12's 6.1, the oldest supported,
+                      or its 6.12, fetched and checked by apt the first time and kept under
+                      <target>/test-kernel/, or one of your own. Booted in QEMU, emulated on one
+                      core and so slow, but its clock stands while it waits for this machine.
+                      Of one test program alone (`edis`), or what is named like FILTER. Needs no
+                      root
   bench [--quick] [packets] [traffic] [scale] [cap]
                       what metering costs beside nftables, iptables and a naive eBPF counter,
                       a release build: a packet, traffic, many interfaces, bytes past a cap; all

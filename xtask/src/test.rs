@@ -7,7 +7,7 @@
 pub(crate) mod tally;
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io::{BufRead, BufReader, IsTerminal, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -32,6 +32,9 @@ const ROOT_TARGETS: [&str; 4] = ["kernel", "links", "shaping", "throttle"];
 /// Tests that need root measure times and rates; more at once would measure each other.
 const ROOT_THREADS: &str = "2";
 
+/// Those end to end say by their sandbox which may run beside others: those that mostly wait.
+const END_TO_END_THREADS: &str = "6";
+
 /// Which tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Selection {
@@ -42,7 +45,7 @@ pub(crate) struct Selection {
 }
 
 /// How much of what has no end is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Extent {
     /// A part, each time.
     Some,
@@ -51,21 +54,24 @@ enum Extent {
     Crashes { each: u32, cuts: u32 },
     /// So many random operations, from this seed.
     Random { seed: u64, operations: u64 },
+    /// The operations in this file, which a run that broke off has left.
+    Again(PathBuf),
 }
 
 impl Extent {
     /// What the tests read it from.
-    fn variables(self) -> Vec<(&'static str, String)> {
+    fn variables(&self) -> Vec<(&'static str, OsString)> {
         match self {
             Self::Some => Vec::new(),
             Self::Crashes { each, cuts } => vec![
-                ("METERD_TEST_EVERY_KILL", each.to_string()),
-                ("METERD_TEST_POWER_CUTS", cuts.to_string()),
+                ("METERD_TEST_EVERY_KILL", each.to_string().into()),
+                ("METERD_TEST_POWER_CUTS", cuts.to_string().into()),
             ],
             Self::Random { seed, operations } => vec![
-                ("METERD_TEST_SEED", seed.to_string()),
-                ("METERD_TEST_OPERATIONS", operations.to_string()),
+                ("METERD_TEST_SEED", seed.to_string().into()),
+                ("METERD_TEST_OPERATIONS", operations.to_string().into()),
             ],
+            Self::Again(path) => vec![("METERD_TEST_REPLAY", path.into())],
         }
     }
 }
@@ -101,9 +107,10 @@ impl Selection {
         })
     }
 
-    /// Reads `[--seed N] [--operations N]` of the random operations.
+    /// Reads `[--seed N] [--operations N]` of the random operations, or `--replay FILE`.
     pub(crate) fn random(arguments: &[&str]) -> Result<Self, String> {
         let (mut seed, mut operations) = (1, 10_000);
+        let mut again = None;
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let number = |text: Option<&&str>| {
@@ -113,13 +120,19 @@ impl Selection {
             match *argument {
                 "--seed" => seed = number(rest.next())?,
                 "--operations" => operations = number(rest.next())?,
+                "--replay" => {
+                    let path = rest.next().ok_or("`--replay` takes a file")?;
+                    // The tests run elsewhere.
+                    let path = std::path::absolute(path);
+                    again = Some(path.map_err(|problem| format!("`--replay`: {problem}"))?);
+                }
                 other => return Err(format!("`test-random` does not take `{other}`")),
             }
         }
         Ok(Self {
             user: false,
             filters: vec!["after_random_operations".to_owned()],
-            extent: Extent::Random { seed, operations },
+            extent: again.map_or(Extent::Random { seed, operations }, Extent::Again),
             ..Self::default()
         })
     }
@@ -155,13 +168,9 @@ pub(crate) struct Built {
 }
 
 impl Built {
-    /// A test program by its target's name.
-    pub(crate) fn test_program(&self, target: &str) -> Option<&Path> {
-        let program = self
-            .programs
-            .iter()
-            .find(|program| program.target == target)?;
-        Some(&program.executable)
+    /// Every test program.
+    pub(crate) fn programs(&self) -> &[TestProgram] {
+        &self.programs
     }
 }
 
@@ -250,7 +259,8 @@ fn conclude(tally: &Tally, selection: &Selection) -> Result<(), String> {
     ))
 }
 
-fn needs_root(project: &Project, program: &TestProgram) -> bool {
+/// Whether a test program makes namespaces, links and kernel programs.
+pub(crate) fn needs_root(project: &Project, program: &TestProgram) -> bool {
     program.package == project.root.join(ROOT_PACKAGE)
         || program.package == project.root.join("meter-daemon")
             && program.source.starts_with("tests/")
@@ -298,10 +308,16 @@ fn run_programs(
         variables.extend(
             extent
                 .iter()
-                .map(|(name, value)| (*name, OsStr::new(value))),
+                .map(|(name, value)| (*name, value.as_os_str())),
         );
         if root.is_some() && std::env::var_os("RUST_TEST_THREADS").is_none() {
-            variables.push(("RUST_TEST_THREADS", OsStr::new(ROOT_THREADS)));
+            let end_to_end = program.package == project.root.join(ROOT_PACKAGE);
+            let threads = if end_to_end {
+                END_TO_END_THREADS
+            } else {
+                ROOT_THREADS
+            };
+            variables.push(("RUST_TEST_THREADS", OsStr::new(threads)));
         }
         let mut command = if let Some(root) = root {
             root.command(&program.executable, &variables)
