@@ -61,13 +61,15 @@ impl Node {
         batch.slots = opened.into_iter().chain(renamed).collect();
         batch.events.extend(renamings);
         batch.highest = self.interfaces.highest_if_grown();
+        // What every batch has is no reason for one.
+        let of_every = batch.notes.len();
         batch
             .notes
             .extend(self.known.news(&self.interfaces, &self.config));
         batch.notes.extend(self.interfaces.guests.news());
         let news = claims_changed
             || !batch.slots.is_empty()
-            || !batch.notes.is_empty()
+            || batch.notes.len() > of_every
             || batch.highest.is_some();
         if news && let Err(failure) = self.commit(&batch, next) {
             self.interfaces.still_changed();
