@@ -141,9 +141,6 @@ fn after_random_operations_what_stands_is_what_is_wanted_and_in_the_end_nothing(
 
 /// What a draw would seldom bring about, in that order.
 fn script(acts: &[Act]) -> Result<()> {
-<<<<<<< HEAD
-    if !needs::program("tc") || !needs::program("bridge") {
-=======
     script_looking(acts, |_, _| Ok(()))
 }
 
@@ -152,8 +149,7 @@ fn script_looking(
     acts: &[Act],
     mut look: impl FnMut(&Act, &World<'_>) -> Result<()> + Send,
 ) -> Result<()> {
-    if !needs::tcx()? || !needs::program("tc") || !needs::program("bridge") {
->>>>>>> main
+    if !needs::program("tc") || !needs::program("bridge") {
         return Ok(());
     }
     Sandbox::run(|sandbox| {

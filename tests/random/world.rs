@@ -7,13 +7,8 @@ use std::{
 
 use meter_tests::{
     Context, Failure, Result, http,
-<<<<<<< HEAD
     inspect::{self, Inventory},
-    links::{self, End},
-=======
-    inspect::Inventory,
     links::{self, End, Link},
->>>>>>> main
     meterd::Meterd,
     rate_limits::{self, LIBVIRT, PROXMOX, run},
     sandbox::{Namespace, Sandbox},

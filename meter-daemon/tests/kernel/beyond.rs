@@ -81,13 +81,9 @@ pub(crate) fn arm(programs: &mut Programs, more: u64, sum: bool) -> u64 {
 
 #[test]
 fn at_most_one_packet_a_cpu_goes_beyond_as_the_receiver_counts() {
-<<<<<<< HEAD
     if !needs::two_processors() {
         return;
     }
-    const PACKET: u64 = Flood::TOGETHER as u64 * (Flood::EACH as u64 + UDP4_HEADERS);
-=======
->>>>>>> main
     arena(|arena| {
         let guests = [1, 2].map(|number| Guest::new(arena, number));
         let mut programs = arena.open();
