@@ -330,7 +330,8 @@ fn redirected(ifindex: u32) -> Result<u32> {
 /// Sends from the guest until what it sends is led into the IFB, or is not.
 fn until_redirected(scene: &Scene<'_>, ifindex: u32, is: bool) -> Result<Duration> {
     let what = format!("what the guest sends redirected: {is}");
-    let (_, took) = wait::until(&what, Duration::from_millis(5), SOON, || {
+    // No more often than pings pass where they are policed.
+    let (_, took) = wait::until(&what, Duration::from_millis(60), SOON, || {
         let before = redirected(ifindex)?;
         ping(&scene.guest.party, scene.node.world.v4, 1, Duration::ZERO)?;
         Ok(match (redirected(ifindex)? > before) == is {

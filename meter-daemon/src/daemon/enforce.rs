@@ -261,6 +261,7 @@ impl Node {
             }
             return Ok(());
         }
+        self.quiet.give_up(ifindex);
         if let Root::Foreign { kind, why } = &found.root {
             // A program that takes a shaper for standing polices nothing.
             if self.enforcer.touches(ifindex) {
