@@ -20,6 +20,9 @@ const SMALL: u32 = 256 + 14;
 /// Small packets have this part of the rate.
 const SMALL_SHARE: u64 = 4;
 
+/// What is longer is no single frame (jumbo frames have up to 9216 bytes): it is many segments.
+const LONGEST_FRAME: u32 = 9216;
+
 const SECOND: u64 = 1_000_000_000;
 
 /// So much of its rate may a silent machine save up, in nanoseconds. It is what keeps TCP
@@ -35,13 +38,19 @@ pub fn conforms<const SENT: bool>(machine: &Machine, rate: u64, bytes: u64, len:
     let all = &machine.bulk_clock[SENT as usize];
     let small = &machine.small_clock[SENT as usize];
     let is_small = len < SMALL;
-    if atomic::load(if is_small { small } else { all }) > now {
+    let Some(saved) = now.checked_sub(atomic::load(if is_small { small } else { all })) else {
         return false;
-    }
+    };
     // At no rate at all nothing passes.
     let Some(takes) = (bytes * SECOND).checked_div(rate) else {
         return false;
     };
+    // A frame may run into debt, or none would pass at a low rate. Dozens of segments would leave
+    // a debt of many seconds, in which TCP loses all that it sends again, and waits twice as long
+    // each time; without them it sends fewer at once.
+    if len > LONGEST_FRAME && takes > saved.min(BURST) {
+        return false;
+    }
     set_forward(all, now, takes);
     if is_small {
         set_forward(small, now, takes * SMALL_SHARE);

@@ -606,6 +606,70 @@ fn a_correction_resolves_what_was_held_back() {
     assert_eq!(throttled_in(&world), 3, "few enough are left");
 }
 
+/// One after the other, each in a step of its own, so many seconds apart.
+fn one_by_one(world: &mut World, indices: std::ops::Range<usize>, seconds: i64) {
+    for index in indices {
+        let until = world.now + SignedDuration::from_secs(seconds);
+        let traffic = Traffic {
+            received: Bytes(1_100 * GB),
+            ..Traffic::ZERO
+        };
+        world.travel(until, &[(format!("m{index:03}").as_str(), traffic)]);
+    }
+}
+
+#[test]
+fn the_circuit_breaker_sees_machines_that_the_kernel_stops_one_by_one() {
+    // Of 40 machines more than a fifth are more than 8, but 10 may always be hit.
+    for (apart, stopped, stand) in [(1, 10, 10), (1, 20, 10), (5, 20, 10), (7, 20, 20)] {
+        let mut world = crowd(40);
+        one_by_one(&mut world, 0..stopped, apart);
+        let what = format!("{stopped} machines {apart} s apart");
+        assert_eq!(throttled_in(&world), stand, "{what}");
+        let told = usize::from(stand < stopped);
+        assert_eq!(world.told("held-back").len(), told, "{what}");
+    }
+}
+
+#[test]
+fn a_circuit_breaker_that_opened_stays_open_until_it_is_resolved() {
+    let mut world = crowd(40);
+    one_by_one(&mut world, 0..11, 1);
+    assert_eq!(throttled_in(&world), 10, "those that stood before still do");
+    let boundaries = |world: &World| world.engine.boundaries(&"m030".into(), world.now).len();
+    assert_eq!(boundaries(&world), 0, "the kernel must not be quicker");
+    // However slowly the next ones come, and over a restart.
+    world.restart();
+    one_by_one(&mut world, 11..13, 3_600);
+    assert_eq!(throttled_in(&world), 10);
+    world.says(CommandAction::Confirm);
+    assert_eq!(throttled_in(&world), 13);
+    assert_eq!(boundaries(&world), 1);
+    // What was confirmed is not counted again.
+    one_by_one(&mut world, 13..23, 1);
+    assert_eq!(throttled_in(&world), 23);
+    assert_eq!(world.told("held-back").len(), 1);
+}
+
+#[test]
+fn a_correction_of_what_was_hit_slowly_closes_the_circuit_breaker() {
+    let mut world = crowd(40);
+    one_by_one(&mut world, 0..15, 1);
+    assert_eq!(throttled_in(&world), 10);
+    let mut terms = world.terms.clone();
+    for (_, machine) in terms.machines.iter_mut().take(8) {
+        machine.allowance = Some(limited(5 * TB));
+    }
+    world.set_terms(terms);
+    assert_eq!(
+        throttled_in(&world),
+        7,
+        "two that stood, and five that waited"
+    );
+    one_by_one(&mut world, 20..23, 1);
+    assert_eq!(throttled_in(&world), 10);
+}
+
 #[test]
 fn lift_all_restores_everybody_at_once() {
     let mut world = crowd(40);
