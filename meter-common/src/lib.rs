@@ -9,9 +9,13 @@ use core::sync::atomic::AtomicU64;
 
 /// The version of everything below. Pins live in a folder of this name.
 ///
-/// Every version takes over what another has pinned. So that it can, the tables of slots and
-/// [`Counters`] have been the same since layout 1, and whoever changes what they mean changes
-/// their size; and the fields of [`Interface`] keep their places, new ones come behind them.
+/// Every version takes over what another has pinned, an older one's and, so that going back
+/// works, a newer one's. So that it can, the tables of slots and [`Counters`] have been the same
+/// since layout 1; and since layout 2 so have [`Machine`], [`Arming`], [`Reached`], the exempt
+/// prefixes and what went past a shaper: what must be new about them gets a map of its own beside
+/// them. Whoever changes what one of them means all the same changes its size, and gives up that
+/// limits hold from one version to the other. The fields of [`Interface`] keep their places, new
+/// ones come behind them.
 pub const LAYOUT: u32 = 2;
 
 /// Interfaces with an ifindex below this are found by an array, those above by a hash.

@@ -80,6 +80,8 @@ pub(crate) struct There {
     pub(crate) picture: Option<Picture>,
     /// It has something that could not be put back.
     pub(crate) obstacle: bool,
+    /// Whether it operated when it was last looked at: else its bridge forwards nothing.
+    pub(crate) operated: bool,
 }
 
 /// From the world's other address everything is exempt.
@@ -143,6 +145,7 @@ impl Plug {
             up: Some(true),
             picture: None,
             obstacle: false,
+            operated: false,
             name,
         };
         self.there = Some(there);

@@ -26,13 +26,16 @@ pub(crate) enum Wanted {
     Exempt,
 }
 
+/// Whether its state is a rule's, and not staff's.
+pub(crate) fn is_by_rule(status: &Value) -> bool {
+    let rule = status["rule"].as_str();
+    rule.is_some_and(|rule| rule.contains('%'))
+}
+
 /// Of a machine, by its `status`.
 pub(crate) fn of(status: &Value, dry_run: bool) -> Wanted {
     // A plan that does not enforce decides only; staff are no part of it.
-    let by_rule = status["rule"]
-        .as_str()
-        .is_some_and(|rule| rule.contains('%'));
-    if dry_run || status["plan"] == "watched" && by_rule {
+    if dry_run || status["plan"] == "watched" && is_by_rule(status) {
         return Wanted::Pass;
     }
     match status["state"].as_str() {

@@ -8,7 +8,7 @@ use std::{
 use meter_tests::{
     Context, Failure, Result, http,
     inspect::Inventory,
-    links::{self, End},
+    links::{self, End, Link},
     meterd::Meterd,
     rate_limits::{self, LIBVIRT, PROXMOX, run},
     sandbox::{Namespace, Sandbox},
@@ -249,6 +249,9 @@ impl<'a> World<'a> {
     fn differences(&mut self) -> Result<Vec<String>> {
         self.look()?;
         let before: Vec<Total> = self.totals();
+        // Before the ledger is read: what it took up to then may have met a link that did not
+        // operate, and what it takes later is held against a link that did.
+        let links = links::list()?;
         self.status = self.read_status()?;
         let found = Found::take(&self.meterd.pins())?;
         if self.wire.is_inexact() {
@@ -262,7 +265,7 @@ impl<'a> World<'a> {
         if now != before {
             differences.push(format!("under way: {before:?}, then {now:?}"));
         }
-        self.forget_what_drains(&status);
+        self.forget_what_drains(&status, &links);
         for (machine, status) in &status {
             differences.extend(self.wire.difference(machine, Total::of(status)?));
         }
@@ -287,17 +290,27 @@ impl<'a> World<'a> {
         self.metered = owned.collect();
     }
 
-    /// What a routed guest sends is known when it leaves the guest, and what waits in its shaper
-    /// comes through later, or never.
-    fn forget_what_drains(&mut self, status: &BTreeMap<String, Value>) {
-        for plug in self.plugs.iter().filter(|plug| plug.is_routed()) {
-            let there = plug.there.as_ref();
-            let Some(owner) = there.and_then(|there| owner(self.excluded, &there.name)) else {
+    /// What waits in a machine's shaper comes through later, or never. A routed guest's is known
+    /// when it leaves the guest; and what comes through while the bridge forwards nothing has
+    /// been sent, and arrives nowhere.
+    fn forget_what_drains(&mut self, status: &BTreeMap<String, Value>, links: &[Link]) {
+        for plug in &mut self.plugs {
+            let routed = plug.is_routed();
+            let Some(there) = &mut plug.there else {
+                continue;
+            };
+            let link = links.iter().find(|link| link.index == there.index);
+            let operates = link.is_some_and(|link| link.operates);
+            let arrives = there.operated && operates;
+            there.operated = operates;
+            let Some(owner) = owner(self.excluded, &there.name) else {
                 continue;
             };
             let now = status.get(&owner).map(|it| wanted::of(it, self.dry_run));
             let throttled = |it: Option<&Wanted>| matches!(it, Some(Wanted::Throttle(_)));
-            if throttled(now.as_ref()) || throttled(self.stood.get(&owner)) {
+            if (routed || !arrives)
+                && (throttled(now.as_ref()) || throttled(self.stood.get(&owner)))
+            {
                 self.wire.lost(&owner);
             }
         }

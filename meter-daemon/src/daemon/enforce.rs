@@ -18,7 +18,7 @@ use super::{
     quiet::Lost,
     records,
     shapers::{after, counted_on, note_key, shaped},
-    share::{Demand, aim, equal_share, shares},
+    share::equal_share,
 };
 use crate::{
     engine::{
@@ -29,9 +29,9 @@ use crate::{
         clock,
         error::HostError,
         programs::{Shaper, Verdict},
-        shaping::{self, Change, Found, Root, RootAfter},
+        shaping::{self, Change, Root, RootAfter, SavedRoot},
     },
-    ledger::{HostNote, Shaped, Slot, SlotRecord},
+    ledger::{HostNote, Shaped, SlotRecord},
 };
 
 /// The interfaces that are looked at.
@@ -181,63 +181,6 @@ impl Node {
         count
     }
 
-    /// Whether a rate is to be divided among interfaces, and so reckoned again each second.
-    pub(crate) fn has_shares(&self) -> bool {
-        let mut shaped: BTreeSet<&MachineId> = BTreeSet::new();
-        self.slots.iter().any(|record| {
-            self.enforcer.touches(record.interface.ifindex) && !shaped.insert(&record.machine)
-        })
-    }
-
-    /// Divides the rate of each throttled machine among its interfaces, by what they offered
-    /// in the last second.
-    pub(crate) async fn share(&mut self) {
-        let Ok(readings) = self.programs.readings() else {
-            // Said by the poll, which reads the same.
-            return;
-        };
-        let mut machines: BTreeMap<MachineId, Vec<(Slot, Bytes)>> = BTreeMap::new();
-        let policed = self.policed();
-        for record in self.slots.iter() {
-            if policed.contains_key(&record.machine) {
-                continue;
-            }
-            let slot = record.counter.slot;
-            if self.enforcer.touches(record.interface.ifindex)
-                && let Some(reading) = readings.get(slot.0 as usize)
-            {
-                let total = Bytes(reading.received.shaped_bytes) + Bytes(reading.sent.shaped_bytes);
-                let machine = machines.entry(record.machine.clone()).or_default();
-                machine.push((slot, total));
-            }
-        }
-        let before = std::mem::take(&mut self.enforcer.demands);
-        let shares_before = std::mem::take(&mut self.enforcer.shares);
-        for (machine, slots) in machines {
-            let Enforcement::Throttle(rate) = self.wanted(&machine) else {
-                continue;
-            };
-            let demand = |(slot, offered): &(Slot, Bytes)| {
-                (
-                    *slot,
-                    before.get(slot).copied().unwrap_or_default().look(*offered),
-                )
-            };
-            let (slots, demands): (Vec<Slot>, Vec<Demand>) = slots.iter().map(demand).unzip();
-            let shares = shares(aim(rate), &demands);
-            self.enforcer
-                .shares
-                .extend(slots.iter().copied().zip(shares));
-            self.enforcer.demands.extend(slots.into_iter().zip(demands));
-        }
-        let changed = self.slots.iter().filter(|record| {
-            let slot = &record.counter.slot;
-            self.enforcer.shares.get(slot) != shares_before.get(slot)
-        });
-        let changed = changed.map(|record| record.interface.ifindex).collect();
-        self.apply_to(Which::These(changed)).await;
-    }
-
     async fn throttle(
         &mut self,
         record: &SlotRecord,
@@ -253,13 +196,7 @@ impl Node {
             None => Lost::No,
         };
         if !ours && !self.quiet.is_ours_to_take(ifindex, now, lost) {
-            // Somebody is at work there: see `quiet`. Until then what stands stays, and what does
-            // not any more is made up for by policing.
-            if before.is_some() {
-                let slot = record.counter.slot.0;
-                self.programs.lose_root(ifindex, slot)?;
-            }
-            return Ok(());
+            return self.leave_alone(record, before);
         }
         self.quiet.give_up(ifindex);
         if let Root::Foreign { kind, why } = &found.root {
@@ -275,12 +212,29 @@ impl Node {
             });
         }
         if !self.enforcer.touches(ifindex) || !ours {
-            self.remember_root(record, &found)?;
+            let saved = match &found.root {
+                Root::Restorable(saved) => Some(saved.clone()),
+                Root::None | Root::Default(_) | Root::Ours { .. } | Root::Foreign { .. } => None,
+            };
+            self.remember_root(record, saved)?;
         }
         if before.is_none() {
             self.begin_figures(record, rate).await?;
         }
-        let installed = self.enforcer.shaping.install(ifindex, rate).await?;
+        let installed = match self
+            .enforcer
+            .shaping
+            .install(ifindex, rate, &found.root)
+            .await
+        {
+            Err(shaping::ShapingError::Disturbed { .. }) => {
+                let now = clock::now().monotonic;
+                self.quiet.disturbed(ifindex, now);
+                self.quiet.is_ours_to_take(ifindex, now, Lost::No);
+                return self.leave_alone(record, before);
+            }
+            outcome => outcome?,
+        };
         // What an IFB gives back skips filters and chains of the interface's ingress: an
         // anti-spoofing rule there would be of no use any more.
         let bypassed = found.bypassed_by(self.programs.mode());
@@ -332,6 +286,25 @@ impl Node {
         if !bypassed.is_empty() {
             let filters = bypassed.join(", ");
             return Err(EnforceError::PassesBy { filters });
+        }
+        Ok(())
+    }
+
+    /// Somebody is at work there: see `quiet`. Until they are done what stands stays, and what
+    /// does not any more is made up for by policing. What stood before ours they have taken away:
+    /// should we lift before they are done, it is not ours to put back.
+    fn leave_alone(
+        &mut self,
+        record: &SlotRecord,
+        before: Option<Shaped>,
+    ) -> Result<(), EnforceError> {
+        let ifindex = record.interface.ifindex;
+        let touched = self.enforcer.touched.get(&ifindex);
+        if touched.is_some_and(|touched| touched.saved.is_some()) {
+            self.remember_root(record, None)?;
+        }
+        if before.is_some() {
+            self.programs.lose_root(ifindex, record.counter.slot.0)?;
         }
         Ok(())
     }
@@ -408,12 +381,12 @@ impl Node {
         self.quiet.next(clock::now().monotonic)
     }
 
-    /// Writes down what stands, before it is replaced.
-    fn remember_root(&mut self, record: &SlotRecord, found: &Found) -> Result<(), EnforceError> {
-        let saved = match &found.root {
-            Root::Restorable(saved) => Some(saved.clone()),
-            Root::None | Root::Default(_) | Root::Ours { .. } | Root::Foreign { .. } => None,
-        };
+    /// Writes down what is to be put back one day, before it is replaced.
+    fn remember_root(
+        &mut self,
+        record: &SlotRecord,
+        saved: Option<SavedRoot>,
+    ) -> Result<(), EnforceError> {
         let now = self.now();
         let mut batch = self.batch(now, &self.engine, &[]);
         batch.notes.push(HostNote {

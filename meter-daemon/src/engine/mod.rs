@@ -42,6 +42,7 @@ mod tests;
 
 pub use self::{
     boundary::{Boundary, Left},
+    history::unpaid_in,
     restore::RestoreError,
     step::Engine,
 };

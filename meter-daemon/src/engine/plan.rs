@@ -96,7 +96,8 @@ impl From<DayOfMonth> for u8 {
 }
 
 /// Which traffic a plan counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// Received and sent together.
     #[default]

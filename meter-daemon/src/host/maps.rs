@@ -36,6 +36,17 @@ const MAP_SET: &str = "MAP_SET";
 /// Where traffic is counted: the same maps in all layouts.
 pub(super) const COUNTED: [&str; 3] = [SLOTS, SLOTS_HIGH, COUNTERS];
 
+/// What machines have spent, where it ends, and whose traffic is exempt from it: the same maps
+/// since layout 2.
+pub(super) const LIMITED: [&str; 6] = [
+    MACHINES,
+    ARMINGS,
+    REACHED,
+    EXEMPT_V4,
+    EXEMPT_V6,
+    PAST_SHAPER,
+];
+
 /// What a pinned map must look like to be ours.
 struct Shape {
     name: &'static str,
@@ -103,11 +114,11 @@ pub(super) fn prepare(pins: &Pins, slots: u32) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Sees that another layout's counters have our size.
-pub(super) fn check_counted(pins: &Pins, slots: u32) -> Result<(), HostError> {
+/// Sees that these maps of another layout have our sizes.
+pub(super) fn check_those(pins: &Pins, slots: u32, names: &[&str]) -> Result<(), HostError> {
     shapes(slots)
         .iter()
-        .filter(|shape| COUNTED.contains(&shape.name))
+        .filter(|shape| names.contains(&shape.name))
         .try_for_each(|shape| check(pins, shape))
 }
 

@@ -217,8 +217,12 @@ impl Programs {
                         _ => Hooks::Lost,
                     },
                     shaper: match Shaper::of(interface) {
-                        Some(shaper) if self.stands(ifindex, Hook::Shape)? => Some(shaper),
-                        _ => None,
+                        Some(shaper)
+                            if shaper.redirects() && !self.stands(ifindex, Hook::Shape)? =>
+                        {
+                            None
+                        }
+                        shaper => shaper,
                     },
                 })
             })
@@ -442,7 +446,8 @@ impl Programs {
 
     /// Sends the interface's packets through the classes of a shaper that stands, or past it.
     /// What the guest sends is redirected by a program of its own, last on its hook; if
-    /// another has been put behind it meanwhile, it moves to the end.
+    /// another has been put behind it meanwhile, it moves to the end. A shaper without an IFB
+    /// needs none: by `clsact` there could not even be one, whose action would lead nowhere.
     ///
     /// # Errors
     /// Where the interface is not in that slot, or the kernel refuses.
@@ -453,7 +458,8 @@ impl Programs {
         to: Option<Shaper>,
     ) -> Result<(), HostError> {
         self.in_slot(ifindex, slot, "shape")?;
-        if to.is_none() {
+        let redirects = to.is_some_and(Shaper::redirects);
+        if !redirects {
             self.take(ifindex, Hook::Shape)?;
         }
         let interface = Interface {
@@ -463,7 +469,7 @@ impl Programs {
             ..self.maps.interface(slot)?
         };
         self.maps.set_interface(slot, interface)?;
-        if to.is_some() {
+        if redirects {
             self.put(ifindex, Hook::Shape)?;
         }
         Ok(())
