@@ -3,13 +3,13 @@
 
 use std::{
     net::{Ipv4Addr, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use meter_tests::{
     Context, Failure, Result,
     foreign::{Filter, Place},
-    inspect::Hook,
+    inspect::{self, Hook},
     links,
     meterd::{End, Meterd},
     needs,
@@ -382,4 +382,112 @@ fn an_nftables_rule_on_the_tap_stays_effective_under_a_throttle() -> Result<()> 
         })?;
     }
     Ok(())
+}
+
+/// How many packets of a guest's were led into the IFB of its interface.
+fn redirected(ifindex: u32) -> Result<u32> {
+    const ALL: u32 = 0x6d74_0001;
+    let ifb = links::get(&format!("mtrd{ifindex}"))?;
+    inspect::class_packets(ifb.index, ALL)
+}
+
+/// Sends from the guest until what it sends is led into the IFB, or is not.
+fn until_redirected(scene: &Scene<'_>, ifindex: u32, is: bool) -> Result<Duration> {
+    let what = format!("what the guest sends redirected: {is}");
+    // No more often than pings pass where they are policed.
+    let (_, took) = wait::until(&what, Duration::from_millis(60), SOON, || {
+        let before = redirected(ifindex)?;
+        ping(&scene.guest.party, scene.node.world.v4, 1, Duration::ZERO)?;
+        Ok(match (redirected(ifindex)? > before) == is {
+            true => Seen::Yes(()),
+            false => Seen::NotYet(format!("{before} packets before")),
+        })
+    })?;
+    Ok(took)
+}
+
+/// spec: ours is back within one event, not one poll; and what a redirect would lead past is
+/// seen when it comes.
+#[test]
+fn what_stands_in_the_way_of_a_shaper_is_noticed_as_it_comes_and_as_it_goes() -> Result<()> {
+    if !needs::program("tc") || !needs::program("nft") || !needs::tcx()? {
+        return Ok(());
+    }
+    Sandbox::run(|sandbox| {
+        let device = "tap101i0";
+        let scene = metered(sandbox)?;
+        let ifindex = links::get(device)?.index;
+
+        // Somebody's root, from before the throttle: the machine is policed until it goes.
+        set_up(&LIBVIRT, device)?;
+        throttle(&scene)?;
+        until_said(&scene.meterd, "enforcement-changed", "policed instead")?;
+        assert!(!shown(device)?.contains(OURS));
+        let gone = Instant::now();
+        run(&format!("tc qdisc del dev {device} root"))?;
+        until_shown(device, "our shaper", |shown| shown.contains(OURS))?;
+        let took = gone.elapsed();
+        println!("our shaper stands {took:?} after the foreign root went");
+        assert!(
+            took >= Duration::from_millis(500),
+            "they were left in peace"
+        );
+
+        // A filter at its ingress, then a chain of nftables: neither is led past.
+        let filter = "parent ffff: prio 7 protocol ip u32 match u32 0 0 flowid :1";
+        run(&format!("tc qdisc del dev {device} ingress"))?;
+        let took = until_redirected(&scene, ifindex, true)?;
+        println!("redirected {took:?} after the foreign filter went");
+        run(&format!("tc qdisc add dev {device} ingress"))?;
+        run(&format!("tc filter add dev {device} {filter}"))?;
+        let took = until_redirected(&scene, ifindex, false)?;
+        println!("not redirected {took:?} after a filter came");
+        run(&format!("tc filter del dev {device} parent ffff: prio 7"))?;
+        let took = until_redirected(&scene, ifindex, true)?;
+        println!("redirected {took:?} after the filter went");
+        for family in ["netdev", "inet"] {
+            run(&format!("nft add table {family} spoof"))?;
+            run(&format!(
+                "nft add chain {family} spoof a {{ type filter hook ingress device {device} priority 0 ; }}"
+            ))?;
+            let took = until_redirected(&scene, ifindex, false)?;
+            println!("not redirected {took:?} after a chain of {family} came");
+            until_said(
+                &scene.meterd,
+                "enforcement-changed",
+                &format!("chain {family} spoof"),
+            )?;
+            run(&format!("nft delete table {family} spoof"))?;
+            let took = until_redirected(&scene, ifindex, true)?;
+            println!("redirected {took:?} after it went");
+        }
+        until_said(&scene.meterd, "enforcement-changed", "shaped again")?;
+        Ok(())
+    })
+}
+
+/// Somebody who goes on at it is waited for, and told of once.
+#[test]
+fn a_foreign_root_that_is_edited_again_and_again_is_told_of_once() -> Result<()> {
+    if !needs::program("tc") {
+        return Ok(());
+    }
+    Sandbox::run(|sandbox| {
+        let device = "tap101i0";
+        let scene = metered(sandbox)?;
+        set_up(&LIBVIRT, device)?;
+        throttle(&scene)?;
+        until_said(&scene.meterd, "enforcement-changed", "policed instead")?;
+        for _ in 0..4 {
+            set_up(&LIBVIRT, device)?;
+            // Somebody asks in the midst of it.
+            scene.meterd.events(MACHINE)?;
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        let events = scene.meterd.events(MACHINE)?;
+        let policed = |event: &&Value| event.to_string().contains("policed instead");
+        assert_eq!(events.iter().filter(policed).count(), 1, "{events:#?}");
+        assert!(!shown(device)?.contains(OURS));
+        Ok(())
+    })
 }

@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{
     discover::Left,
-    node::{CycleError, Node},
+    hindered::EnforceError,
+    node::Node,
     quiet::Lost,
     records,
     shapers::{after, counted_on, note_key, shaped},
@@ -27,11 +28,10 @@ use crate::{
     host::{
         clock,
         error::HostError,
-        netlink::NetlinkError,
         programs::{Shaper, Verdict},
-        shaping::{self, Change, Root, SavedRoot},
+        shaping::{self, Change, Root, RootAfter, SavedRoot},
     },
-    ledger::{HostNote, LedgerError, Shaped, SlotRecord},
+    ledger::{HostNote, Shaped, SlotRecord},
 };
 
 /// The interfaces that are looked at.
@@ -198,6 +198,7 @@ impl Node {
         if !ours && !self.quiet.is_ours_to_take(ifindex, now, lost) {
             return self.leave_alone(record, before);
         }
+        self.quiet.give_up(ifindex);
         if let Root::Foreign { kind, why } = &found.root {
             // A program that takes a shaper for standing polices nothing.
             if self.enforcer.touches(ifindex) {
@@ -256,7 +257,9 @@ impl Node {
         ) else {
             return Err(shaping::ShapingError::Gone { ifindex }.into());
         };
-        touched.redirects = bypassed.is_empty();
+        let redirects = bypassed.is_empty();
+        let redirects_again = redirects && !touched.redirects && touched.rate.is_some();
+        touched.redirects = redirects;
         let ours_to_change = touched.rate.replace(rate) != Some(rate);
         let stands = Some(counted_on(before, now));
         let drifted =
@@ -276,6 +279,9 @@ impl Node {
                 format!("throttled to {rate}")
             };
             self.enforced(record, stands, &detail)?;
+        }
+        if redirects_again && before.is_some() && ours {
+            self.enforced(record, stands, "what the guest sends is shaped again")?;
         }
         if !bypassed.is_empty() {
             let filters = bypassed.join(", ");
@@ -360,6 +366,14 @@ impl Node {
         for ifindex in due {
             self.quiet.give_up(ifindex);
         }
+        self.tell_pending();
+    }
+
+    /// Looks whether what our shapers lead what guests send past is still nothing.
+    pub(super) async fn look_at_shapers(&mut self) {
+        let touched = self.enforcer.touched.keys().copied().collect();
+        self.apply_to(Which::These(touched)).await;
+        self.tell_pending();
     }
 
     /// How long the loop may sleep before then.
@@ -417,7 +431,9 @@ impl Node {
             .remove(ifindex, saved.as_ref())
             .await?;
         let detail = format!("{why}; {}", after(&removed.root));
-        self.quiet.changed_by_us(ifindex, clock::now().monotonic);
+        if matches!(removed.root, RootAfter::Restored | RootAfter::DefaultBack) {
+            self.quiet.changed_by_us(ifindex, clock::now().monotonic);
+        }
         // The IFB let packets through until it went.
         if let Some(touched) = self.enforcer.touched.get_mut(&ifindex) {
             touched.last_sent = removed.figures.map(|last| last.traffic[1]);
@@ -450,40 +466,6 @@ impl Node {
             .get(record.counter.slot)
             .unwrap_or(record)
             .clone()
-    }
-
-    fn said(&mut self, record: &SlotRecord, outcome: Result<(), EnforceError>) {
-        let what = format!("enforce {}", record.interface.ifindex);
-        match outcome {
-            Ok(()) => self.tally.say_again(&what),
-            Err(policed @ (EnforceError::Foreign { .. } | EnforceError::PassesBy { .. })) => {
-                if self.tally.say_once(what) {
-                    warn!(interface = record.name, machine = %record.machine, "{policed}");
-                    let now = self.now();
-                    let detail = policed.to_string();
-                    self.pending.push(records::enforced(
-                        now,
-                        &record.machine,
-                        &record.name,
-                        &detail,
-                    ));
-                }
-            }
-            Err(failure) => {
-                self.tally.enforcement_failures += 1;
-                if self.tally.say_once(what) {
-                    error!(interface = record.name, machine = %record.machine, "{failure}");
-                    let now = self.now();
-                    let detail = failure.to_string();
-                    self.pending.push(records::enforcement_failed(
-                        now,
-                        &record.machine,
-                        &record.name,
-                        &detail,
-                    ));
-                }
-            }
-        }
     }
 
     /// The interfaces that have, or may have, a shaper of ours.
@@ -535,30 +517,4 @@ fn verdict(wanted: Enforcement) -> Verdict {
         } => Verdict::Capped,
         Enforcement::None | Enforcement::Throttle(_) | Enforcement::Cap { .. } => Verdict::Pass,
     }
-}
-
-/// Why an interface is not what it should be.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum EnforceError {
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error(transparent)]
-    Shaping(#[from] shaping::ShapingError),
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error(transparent)]
-    Cycle(#[from] CycleError),
-    #[error(
-        "policed instead of shaped: its root qdisc is {kind}, which is not ours to replace ({why}). \
-         What is above the rate is dropped instead of queued, until it is removed"
-    )]
-    Foreign { kind: String, why: String },
-    #[error(
-        "what the guest sends is policed instead of shaped: a redirect would lead it past somebody's \
-         filters on the interface's ingress ({filters}). What is above the rate is dropped instead of \
-         queued, until they are moved to the bridge or forward hook"
-    )]
-    PassesBy { filters: String },
 }

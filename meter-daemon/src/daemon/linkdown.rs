@@ -17,11 +17,7 @@ use self::{
     notes::{Note, Phase},
     words::{given_back, to_be_put_back},
 };
-use super::{
-    enforce::{EnforceError, Which},
-    node::Node,
-    records,
-};
+use super::{enforce::Which, hindered::EnforceError, node::Node, records};
 use crate::{
     engine::{Enforcement, units::MachineId},
     host::{

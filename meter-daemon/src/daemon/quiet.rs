@@ -66,6 +66,16 @@ impl Quiet {
         left.is_zero()
     }
 
+    /// It is to be looked at when all is quiet there.
+    pub(crate) fn wait_for(&mut self, ifindex: u32) {
+        self.postponed.insert(ifindex);
+    }
+
+    /// Whether somebody is waited for there.
+    pub(crate) fn waits_for(&self, ifindex: u32) -> bool {
+        self.postponed.contains(&ifindex)
+    }
+
     fn left(&self, ifindex: u32, now: Duration) -> Duration {
         self.last.get(&ifindex).map_or(Duration::ZERO, |last| {
             QUIET.saturating_sub(now.saturating_sub(*last))

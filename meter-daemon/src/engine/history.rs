@@ -55,8 +55,11 @@ impl Engine {
             Arc::make_mut(&mut self.machines).remove(machine);
             self.unseen = true;
         }
-        if self.books.node.held.contains(machine) {
-            Arc::make_mut(&mut self.books).node.held.remove(machine);
+        let node = &self.books.node;
+        if node.held.contains(machine) || node.hit.contains_key(machine) {
+            let node = &mut Arc::make_mut(&mut self.books).node;
+            node.held.remove(machine);
+            node.hit.remove(machine);
         }
     }
 }

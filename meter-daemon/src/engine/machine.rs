@@ -54,6 +54,7 @@ impl Machine {
             standing: Standing {
                 since: now,
                 cause: Cause::None,
+                told: None,
             },
             staff: None,
             bills: Vec::new(),

@@ -52,7 +52,7 @@ fn flood(from: &Party, to: &Party, payload: usize, time: Duration) {
 }
 
 #[test]
-fn each_direction_gets_the_rate_three_quarters_of_it_for_bulk() {
+fn each_direction_gets_the_rate_and_small_packets_a_quarter_of_it_for_sure() {
     arena(|arena| {
         let guests = [1, 2].map(|number| Guest::new(arena, number));
         let mut programs = arena.open();
@@ -65,8 +65,14 @@ fn each_direction_gets_the_rate_three_quarters_of_it_for_bulk() {
             .limits_mut()
             .arm(MACHINE, [Some(limit), None])
             .unwrap();
-        for (payload, share) in [(1000, rate * 3 / 4), (100, rate / 4)] {
-            let flooded = || Ok(flood_both_ways(&programs, &guests, payload));
+        let each: [(&[usize], u64); 3] = [
+            (&[1000], rate),
+            (&[100], rate / 4),
+            // What small packets take is not bulk's as well.
+            (&[1000, 100], rate),
+        ];
+        for (payloads, share) in each {
+            let flooded = || Ok(flood_both_ways(&programs, &guests, payloads));
             // Nothing of the rate was lost to senders who could not send.
             let used = |flooded: &Flooded| {
                 let share = |bytes: u64| bytes as f64 / share as f64;
@@ -74,7 +80,7 @@ fn each_direction_gets_the_rate_three_quarters_of_it_for_bulk() {
                 seconds.all(|seconds| seconds > 0.95 * flooded.took.as_secs_f64())
             };
             let found = stall::undisturbed("two floods", used, flooded).unwrap();
-            println!("{payload} bytes, of {share} bytes a second: {found:?}");
+            println!("{payloads:?} bytes, of {share} bytes a second: {found:?}");
             assert!(used(&found), "{found:?}");
             for (passed, dropped) in found.passed.into_iter().zip(found.dropped) {
                 // A second of it may have been saved up.
@@ -95,13 +101,15 @@ struct Flooded {
 }
 
 /// Over all interfaces at once, both ways.
-fn flood_both_ways(programs: &Programs, guests: &[Guest; 2], payload: usize) -> Flooded {
+fn flood_both_ways(programs: &Programs, guests: &[Guest; 2], payloads: &[usize]) -> Flooded {
     let read = || [0, 1].map(|slot| both(programs, slot));
     let (before, start) = (read(), Instant::now());
     std::thread::scope(|scope| {
         for guest in guests {
             for [from, to] in [[&guest.party, &guest.host], [&guest.host, &guest.party]] {
-                scope.spawn(|| flood(from, to, payload, Duration::from_secs(2)));
+                for payload in payloads {
+                    scope.spawn(|| flood(from, to, *payload, Duration::from_secs(2)));
+                }
             }
         }
     });
@@ -186,8 +194,9 @@ fn tcp_gets_through_policing_and_a_ping_beside_it_is_answered() {
             let passed = || both(&programs, 0)[usize::from(!receives)].bytes;
             let (start, before) = (Instant::now(), passed());
             let bulk = Bulk::start(from, to, 1).unwrap();
-            // A third of bulk's share, in spite of all that is lost and sent again.
-            let least = 16_000.0;
+            // Past the first burst, whose debt once stopped a flow with GSO for half a minute.
+            std::thread::sleep(Duration::from_secs(10));
+            let least = 40_000.0;
             let found = bulk.sustained(Duration::from_secs(12), least).unwrap();
             let (passed, took) = (passed() - before, start.elapsed());
             let pings = ping(&guest.party, guest.host.v4, 20, Duration::from_millis(200));
@@ -202,12 +211,12 @@ fn tcp_gets_through_policing_and_a_ping_beside_it_is_answered() {
             );
             assert_eq!(pings.answered.len(), pings.asked);
             assert!(found.best >= least);
-            // The clock's law: a second of the share saved up, and the packet that outruns it.
+            // The clock's law: a second of the rate saved up, and the packet that outruns it.
             // What the receiver reads obeys no such law: a hole that is filled gives it all that
             // had come behind the hole.
-            let share = 48_000.0 / 8.0;
+            let rate = 64_000.0 / 8.0;
             assert!(
-                passed as f64 <= share * (took.as_secs_f64() + 1.0) + LARGEST,
+                passed as f64 <= rate * (took.as_secs_f64() + 1.0) + LARGEST,
                 "{passed}"
             );
         });
