@@ -12,18 +12,15 @@ use meter_tests::{
     links,
     meterd::{Counted, End, Meterd},
     sandbox::Sandbox,
-    scene::{MACHINE, Scene, is_metered},
+    scene::{MACHINE, Scene, datagrams, is_metered, sent},
     stall,
-    topology::{Family, Node, Port},
-    traffic::Udp,
+    topology::{Node, Port},
     wait::{self, Seen},
 };
 use rustix::process::Signal;
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
-/// 1000 bytes and headers each, one way.
-const EACH: u64 = 1042;
 
 /// Only what a machine names is metered: `vnet7` is nobody's.
 const ONE: &str = "
@@ -34,22 +31,6 @@ interfaces = ['tap101i0']
 [[machine]]
 id = 'web1'
 ";
-
-fn datagrams(count: u64) -> Udp {
-    Udp {
-        datagrams: count,
-        each: 1000,
-        family: Family::V4,
-        together: 1,
-    }
-}
-
-fn sent(datagrams: u64) -> Counted {
-    Counted {
-        received: 0,
-        sent: datagrams * EACH,
-    }
-}
 
 /// What `attach --json` says of its only interface.
 fn attached(meterd: &Meterd<'_>, arguments: &[&str]) -> Result<Value> {

@@ -355,7 +355,7 @@ const OWING: &str = "
 allowance = '1 kB'
 [price]
 currency = 'EUR'
-overage = { per = '1 MB', price = '1.00', collect = 'invoice', due = '5d' }
+overage = { per = '1 MB', price = '1.00', collect = 'invoice', due = '60d' }
 ";
 
 #[test]

@@ -1,5 +1,6 @@
 //! Limits in the kernel: what passes beyond a boundary while the daemon sleeps its minute
 //! between two polls, is stopped, or is dead. Counted at the far ends.
+#![expect(clippy::print_stdout, reason = "a test shows what it measured")]
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

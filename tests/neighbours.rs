@@ -15,9 +15,9 @@ use meter_tests::{
     needs,
     rate_limits::{LIBVIRT, PROXMOX, run, set_up},
     sandbox::Sandbox,
-    scene::{MACHINE, Scene},
+    scene::{EVERY_TAP, MACHINE, Scene},
     topology::{ETH, Party},
-    traffic::{Bulk, Tcp, ping},
+    traffic::{Bulk, ping},
     wait::{self, Seen},
 };
 use serde_json::Value;
@@ -25,34 +25,9 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(10);
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What moves at all is throttled.
-const STRICT: &str = "
-allowance = '1 kB'
-[[rule]]
-used = '105%'
-throttle = '64 kbit/s'
-";
-
 /// No poll comes to anybody's help while a test looks on.
-const TAPS: &str = r"
-poll-interval = '1h'
-[[discover]]
-interface = '^tap(?<machine>\d+)i\d+$'
-plan = 'strict'
-";
-
 fn metered(sandbox: &Sandbox) -> Result<Scene<'_>> {
-    let scene = Scene::prepare(sandbox, TAPS)?;
-    scene.meterd.write("plans/strict.toml", STRICT)?;
-    scene.started()
-}
-
-fn throttle(scene: &Scene<'_>) -> Result<()> {
-    Tcp::v4(10_000).run(&scene.guest.party, &scene.node.world)?;
-    scene
-        .meterd
-        .wait_for_state(MACHINE, "throttled", SOON)
-        .map(|_| ())
+    Scene::strict(sandbox, "poll-interval = '1h'\n")?.started()
 }
 
 fn until_said(meterd: &Meterd<'_>, event: &str, about: &str) -> Result<()> {
@@ -121,7 +96,8 @@ fn until_shown(device: &str, what: &str, holds: impl Fn(&str) -> bool) -> Result
 /// are done, and what stands when we go is theirs as they left it.
 #[test]
 fn proxmoxs_and_libvirts_rate_limits_are_set_up_before_during_and_after_a_throttle() -> Result<()> {
-    if !needs::program("tc") {
+    // By clsact their sequences differ: see below.
+    if !needs::program("tc") || !needs::tcx()? {
         return Ok(());
     }
     for (who, steps, restorable) in [("Proxmox VE", &PROXMOX, true), ("libvirt", &LIBVIRT, false)] {
@@ -134,7 +110,7 @@ fn proxmoxs_and_libvirts_rate_limits_are_set_up_before_during_and_after_a_thrott
                 set_up(steps, device).map_err(said)?;
             }
             let theirs = shown(device)?;
-            throttle(&scene)?;
+            scene.throttle()?;
             if restorable {
                 until_shown(device, "our shaper", |shown| shown.contains(OURS))?;
             }
@@ -177,7 +153,7 @@ fn a_rate_limit_that_somebody_takes_away_does_not_come_back_with_a_lift_at_once(
         let scene = metered(sandbox)?;
         let none = shown(device)?;
         set_up(&PROXMOX, device)?;
-        throttle(&scene)?;
+        scene.throttle()?;
         until_shown(device, "our shaper", |shown| shown.contains(OURS))?;
         for step in &PROXMOX[..4] {
             drop(run(&step.command.replace("DEV", device)));
@@ -194,12 +170,13 @@ fn a_rate_limit_that_somebody_takes_away_does_not_come_back_with_a_lift_at_once(
 /// we throttle it.
 #[test]
 fn a_throttled_machines_new_interface_is_set_up_by_its_hypervisor_undisturbed() -> Result<()> {
-    if !needs::program("tc") {
+    // By clsact their sequences differ: see below.
+    if !needs::program("tc") || !needs::tcx()? {
         return Ok(());
     }
     Sandbox::beside(|sandbox| {
         let scene = metered(sandbox)?;
-        throttle(&scene)?;
+        scene.throttle()?;
         for round in 0..10_u8 {
             let device = format!("tap101i{}", round + 1);
             let end = |name| links::End { name, mac: None };
@@ -217,6 +194,64 @@ fn a_throttled_machines_new_interface_is_set_up_by_its_hypervisor_undisturbed() 
         }
         Ok(())
     })
+}
+
+/// By `clsact`, on any kernel.
+fn by_clsact(sandbox: &Sandbox) -> Result<Scene<'_>> {
+    Scene::prepare(sandbox, &format!("attach = 'clsact'\n{EVERY_TAP}"))
+}
+
+/// spec: without TCX their qdisc is shared, and what they have put up first stands as they left it.
+/// An `ingress` qdisc has no hook for what the guest receives, which is said.
+#[test]
+fn by_clsact_a_rate_limit_that_stood_first_is_kept_and_what_goes_uncounted_is_said() -> Result<()> {
+    if !needs::program("tc") {
+        return Ok(());
+    }
+    for steps in [&PROXMOX, &LIBVIRT] {
+        Sandbox::run(|sandbox| {
+            let scene = by_clsact(sandbox)?;
+            set_up(steps, "tap101i0")?;
+            let theirs = shown("tap101i0")?;
+            let mut scene = scene.started()?;
+            let about = "what the guest receives is not counted";
+            until_said(&scene.meterd, "interface-unmetered", about)?;
+            assert_eq!(shown("tap101i0")?, theirs);
+            let moved = scene.watch(|guest, world| ping(guest, world.v4, 3, Duration::ZERO))?;
+            assert_eq!((moved.wire.sent.bytes, moved.ledger.sent), (294, 294));
+            assert_eq!((moved.wire.received.bytes, moved.ledger.received), (294, 0));
+            scene.meterd.text(&["detach"])?;
+            assert_eq!(shown("tap101i0")?, theirs);
+            set_up(steps, "tap101i0")
+        })?;
+    }
+    Ok(())
+}
+
+/// What the operator's guide says of kernels without TCX, and why it is no attachment for nodes
+/// with rate limits in the panel.
+#[test]
+fn by_clsact_a_rate_limit_that_comes_later_fails_and_counting_goes_on_until_detach() -> Result<()> {
+    if !needs::program("tc") {
+        return Ok(());
+    }
+    for (who, steps) in [("Proxmox VE", &PROXMOX), ("libvirt", &LIBVIRT)] {
+        Sandbox::run(|sandbox| {
+            let mut scene = by_clsact(sandbox)?.started()?;
+            let refused = set_up(steps, "tap101i0").expect_err("clsact stands");
+            let refused = refused.to_string();
+            assert!(refused.contains("ingress"), "{who}: {refused}");
+            let moved = scene.watch(|guest, world| ping(guest, world.v4, 3, Duration::ZERO))?;
+            assert_eq!(
+                (moved.ledger.sent, moved.ledger.received),
+                (294, 294),
+                "{who}"
+            );
+            scene.meterd.text(&["detach"])?;
+            set_up(steps, "tap101i0")
+        })?;
+    }
+    Ok(())
 }
 
 /// What `doctor --json` says is on an interface.
@@ -317,7 +352,7 @@ fn an_nftables_rule_on_the_tap_stays_effective_under_a_throttle() -> Result<()> 
                 .namespace
                 .run(|| links::address(ETH, SPOOFED.into(), 32))?;
 
-            throttle(&scene)?;
+            scene.throttle()?;
             until_said(
                 &scene.meterd,
                 "enforcement-changed",

@@ -16,38 +16,19 @@ use meter_tests::{
     capture::Capture,
     inspect::{self, Inventory},
     links,
-    meterd::{Counted, End, Meterd, bytes, sample},
+    meterd::{End, Meterd, bytes, sample},
     paper,
     sandbox::{Namespace, Sandbox},
-    scene::{MACHINE, Scene, until_metered},
+    scene::{EACH, MACHINE, STRICT, STRICT_TAPS, Scene, datagrams, sent, until_metered},
     stall,
-    topology::{ETH, Family, Party, Port},
-    traffic::{Bulk, Tcp, Udp},
+    topology::{ETH, Party, Port},
+    traffic::{Bulk, Tcp},
     wait::{self, Seen},
 };
 use rustix::process::Signal;
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
-
-/// 1000 bytes and headers each, one way.
-const EACH: u64 = 1042;
-
-fn datagrams(count: u64) -> Udp {
-    Udp {
-        datagrams: count,
-        each: 1000,
-        family: Family::V4,
-        together: 1,
-    }
-}
-
-fn sent(datagrams: u64) -> Counted {
-    Counted {
-        received: 0,
-        sent: datagrams * EACH,
-    }
-}
 
 /// Sends datagrams that nobody waits for.
 fn flood(from: &Party, to: &Party, datagrams: u64) -> Result<()> {
@@ -65,31 +46,10 @@ fn flood(from: &Party, to: &Party, datagrams: u64) -> Result<()> {
     })
 }
 
-/// What moves at all is throttled.
-const STRICT: &str = "
-allowance = '1 kB'
-[[rule]]
-used = '105%'
-throttle = '64 kbit/s'
-";
-
-const TAPS: &str = r"
-[[discover]]
-interface = '^tap(?<machine>\d+)i\d+$'
-plan = 'strict'
-";
-
-fn prepare<'a>(sandbox: &'a Sandbox, keys: &str) -> Result<Scene<'a>> {
-    let scene = Scene::prepare(sandbox, &format!("{keys}{TAPS}"))?;
-    scene.meterd.write("plans/strict.toml", STRICT)?;
-    Ok(scene)
-}
-
 /// A throttled guest, and a daemon that reads when it is asked to and not otherwise.
 fn throttled<'a>(sandbox: &'a Sandbox, keys: &str) -> Result<Scene<'a>> {
-    let scene = prepare(sandbox, &format!("poll-interval = '1h'\n{keys}"))?.started()?;
-    Tcp::v4(10_000).run(&scene.guest.party, &scene.node.world)?;
-    scene.meterd.wait_for_state(MACHINE, "throttled", SOON)?;
+    let scene = Scene::strict(sandbox, &format!("poll-interval = '1h'\n{keys}"))?.started()?;
+    scene.throttle()?;
     Ok(scene)
 }
 
@@ -324,7 +284,7 @@ fn ticks(meterd: &Meterd<'_>) -> Result<u64> {
 #[test]
 fn a_deadline_that_comes_while_the_ledger_cannot_be_written_does_not_spin() -> Result<()> {
     Sandbox::beside(|sandbox| {
-        let scene = prepare(sandbox, "poll-interval = '1h'\n")?;
+        let scene = Scene::strict(sandbox, "poll-interval = '1h'\n")?;
         let later = STRICT.replace("throttle", "after = '3s'\nthrottle");
         scene.meterd.write("plans/strict.toml", &later)?;
         let scene = scene.started()?;
@@ -388,7 +348,7 @@ fn a_storm_of_link_events_keeps_nobody_waiting() -> Result<()> {
 #[test]
 fn dry_run_is_switched_on_and_off_by_a_reload() -> Result<()> {
     Sandbox::beside(|sandbox| {
-        let scene = prepare(sandbox, "dry-run = true\n")?.started()?;
+        let scene = Scene::strict(sandbox, "dry-run = true\n")?.started()?;
         let untouched = Inventory::take()?;
         Tcp::v4(10_000).run(&scene.guest.party, &scene.node.world)?;
         scene.meterd.status(MACHINE)?;
@@ -396,7 +356,7 @@ fn dry_run_is_switched_on_and_off_by_a_reload() -> Result<()> {
         for (dry_run, touches) in [("false", true), ("true", false), ("false", true)] {
             scene
                 .meterd
-                .configure(&format!("dry-run = {dry_run}\n{TAPS}"))?;
+                .configure(&format!("dry-run = {dry_run}\n{STRICT_TAPS}"))?;
             scene.meterd.text(&["reload"])?;
             until(&format!("dry-run = {dry_run}"), || {
                 Ok(Inventory::take()?.same_as(&untouched).is_err() == touches)

@@ -1,4 +1,5 @@
 //! Five hundred interfaces at once, and what the start does to the whole machine meanwhile.
+#![expect(clippy::print_stdout, reason = "a test shows what it measured")]
 
 use std::{
     fs,

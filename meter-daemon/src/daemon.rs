@@ -108,6 +108,8 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     drop(calls);
     let mut reached = node.limit_events()?;
     node.start(&links).await?;
+    // A log that is damaged costs at most what came since: the slots are in the ledger itself.
+    node.checkpoint();
     memory::give_back();
     notify(&[sd_notify::NotifyState::Ready]);
     info!(

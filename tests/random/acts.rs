@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     lots::Lots,
-    port::{Ingress, There},
+    port::{Attachment, Ingress, There},
     wanted::Wanted,
     world::{Daemon, MACHINES, PLANS, World},
 };
@@ -223,7 +223,17 @@ fn hypervisor(lots: &mut Lots, plug: usize, world: &World<'_>) -> Option<Act> {
 fn foreign(lots: &mut Lots, plug: usize, world: &World<'_>) -> Option<Act> {
     let there = world.plugs[plug].there.as_ref()?;
     let hook = lots.one(&Hook::BOTH);
-    match lots.number(1, 100) {
+    let kind = lots.number(1, 100);
+    if world.attachment == Attachment::Clsact {
+        return match kind {
+            1..=15 => Some(Act::Tbf(plug)),
+            16..=33 => Some(Act::Proxmox(plug, Limit::None)),
+            34..=56 => Some(Act::Pfifo(plug)),
+            57..=70 => Some(Act::DeleteRoot(plug)),
+            _ => (there.filters.len() < 3).then_some(Act::Clsact(plug, hook)),
+        };
+    }
+    match kind {
         // Theirs fail where somebody's clsact stands.
         1..=15 | 34..=42 if there.ingress == Ingress::Clsact => Some(Act::DropClsact(plug)),
         1..=15 => Some(Act::Proxmox(plug, Limit::Some)),

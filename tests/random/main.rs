@@ -22,7 +22,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use meter_tests::{Context, Failure, Result, inspect::Inventory, needs, sandbox::Sandbox};
+use meter_tests::{
+    Context, Failure, Result,
+    inspect::{self, Inventory},
+    needs,
+    sandbox::Sandbox,
+};
 
 use crate::{
     acts::{Act, Traffic},
@@ -113,7 +118,7 @@ fn say(line: &str) -> Result<()> {
 
 #[test]
 fn after_random_operations_what_stands_is_what_is_wanted_and_in_the_end_nothing() -> Result<()> {
-    if !needs::tcx()? || !needs::program("tc") || !needs::program("bridge") {
+    if !needs::program("tc") || !needs::program("bridge") {
         return Ok(());
     }
     if let Some(path) = std::env::var_os(REPLAY) {
@@ -144,7 +149,7 @@ fn script_looking(
     acts: &[Act],
     mut look: impl FnMut(&Act, &World<'_>) -> Result<()> + Send,
 ) -> Result<()> {
-    if !needs::tcx()? || !needs::program("tc") || !needs::program("bridge") {
+    if !needs::program("tc") || !needs::program("bridge") {
         return Ok(());
     }
     Sandbox::run(|sandbox| {
@@ -178,11 +183,16 @@ const fn much(sent: bool) -> Act {
 #[test]
 fn a_root_that_cannot_be_put_back_in_place_of_our_shaper_leaves_the_throttle_standing() -> Result<()>
 {
+    // libvirt's sequence fails where we stand by clsact.
+    let put = match inspect::has_tcx()? {
+        true => Act::Libvirt(2),
+        false => Act::Pfifo(2),
+    };
     script(&[
         Act::SetPlan(102, "slow".to_owned()),
         much(true),
         Act::Pause(1500),
-        Act::Libvirt(2),
+        put,
         Act::Pause(2500),
         much(false),
         much(true),

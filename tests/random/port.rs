@@ -48,6 +48,15 @@ enum Behind {
     Tap(Tap, Reader),
 }
 
+/// How meterd's programs hang on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attachment {
+    Tcx,
+    /// On a qdisc that others share, and that stands where Proxmox VE and libvirt want to put
+    /// theirs: those fail, and so are not tried.
+    Clsact,
+}
+
 /// What stands on `ingress`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ingress {

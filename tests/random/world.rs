@@ -7,7 +7,7 @@ use std::{
 
 use meter_tests::{
     Context, Failure, Result, http,
-    inspect::Inventory,
+    inspect::{self, Inventory},
     links::{self, End, Link},
     meterd::Meterd,
     rate_limits::{self, LIBVIRT, PROXMOX, run},
@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{
     found::{Found, Root},
     lots::Lots,
-    port::{EXEMPT_MAC, Kind, Plug},
+    port::{Attachment, EXEMPT_MAC, Kind, Plug},
     wanted::{self, Wanted},
     wire::{Total, Wire},
 };
@@ -104,6 +104,7 @@ pub(crate) struct World<'a> {
     /// This machine's interfaces are nobody's, by the configuration.
     pub(crate) excluded: Option<u8>,
     pub(crate) dry_run: bool,
+    pub(crate) attachment: Attachment,
     pub(crate) roots: Roots,
     /// What stood against each machine when all was last quiet.
     pub(crate) stood: BTreeMap<String, Wanted>,
@@ -149,6 +150,10 @@ impl<'a> World<'a> {
             daemon: Daemon::Gone,
             excluded: None,
             dry_run: false,
+            attachment: match inspect::has_tcx()? {
+                true => Attachment::Tcx,
+                false => Attachment::Clsact,
+            },
             roots,
             stood: BTreeMap::new(),
             status: BTreeMap::new(),

@@ -4,6 +4,7 @@
 
 use std::{
     fmt, fs,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -57,6 +58,25 @@ pub fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
     let outcome = work()?;
     let took = start.elapsed();
     Ok((outcome, took.saturating_sub(heart.stop().late)))
+}
+
+/// For how long the calling thread and a process have wanted to run and found no processor so
+/// far: what passes of that while something is awaited is no time of theirs.
+#[must_use]
+pub fn kept_waiting(pid: Option<u32>) -> Duration {
+    let threads = pid.and_then(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok());
+    let threads = threads.into_iter().flatten().flatten();
+    let paths = threads
+        .map(|thread| thread.path())
+        .chain(["/proc/thread-self".into()]);
+    paths.map(|path| waited(&path)).sum()
+}
+
+/// The second of its three figures; nothing where the kernel keeps none.
+fn waited(thread: &Path) -> Duration {
+    let text = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
+    let nanoseconds = text.split(' ').nth(1).and_then(|it| it.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or(0))
 }
 
 /// What the machine did to whoever wanted to run.

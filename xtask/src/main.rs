@@ -53,13 +53,14 @@ Usage: cargo xtask VERB [OPTIONS]
                       should. One that breaks off leaves a file to do its last ones again.
                       Needs root (asks sudo); a quarter of an hour
   test-kernel [--debian 6.1|6.12 | --kernel VMLINUZ [--modules FOLDER]]
-              [--only PROGRAM] [FILTER]
+              [--two-processors] [--only PROGRAM,…] [FILTER]
                       what needs root, on another kernel: Debian 12's 6.1, the oldest supported,
                       or its 6.12, fetched and checked by apt the first time and kept under
                       <target>/test-kernel/, or one of your own. Booted in QEMU, emulated on one
-                      core and so slow, but its clock stands while it waits for this machine.
-                      Of one test program alone (`edis`), or what is named like FILTER. Needs no
-                      root
+                      core and so slow, but its clock stands while it waits for this machine;
+                      with two processors it does not, and only what needs two is to be run.
+                      Of some test programs alone (`edis,limits`), or what is named like FILTER.
+                      Needs no root
   bench [--quick] [packets] [traffic] [scale] [cap]
                       what metering costs beside nftables, iptables and a naive eBPF counter,
                       a release build: a packet, traffic, many interfaces, bytes past a cap; all

@@ -17,7 +17,7 @@ use std::{
 use self::{
     contents::Wanted,
     debian::LINES,
-    machine::{QEMU, Ran},
+    machine::{Processors, QEMU, Ran},
 };
 use crate::{
     build, cargo,
@@ -30,7 +30,8 @@ use crate::{
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Selection {
     kernel: Kernel,
-    program: Option<String>,
+    processors: Processors,
+    programs: Vec<String>,
     filter: Option<String>,
 }
 
@@ -46,17 +47,23 @@ enum Kernel {
 }
 
 impl Selection {
-    /// Reads `[--debian LINE | --kernel VMLINUZ [--modules FOLDER]] [--only PROGRAM] [FILTER]`.
+    /// Reads `[--debian LINE | --kernel VMLINUZ [--modules FOLDER]] [--two-processors]
+    /// [--only PROGRAM,…] [FILTER]`.
     pub(crate) fn read(arguments: &[&str]) -> Result<Self, String> {
         let (mut line, mut image, mut modules) = (None, None, None);
-        let (mut program, mut filter) = (None, None);
+        let (mut programs, mut filter): (Option<String>, _) = (None, None);
+        let mut processors = Processors::One;
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let place = match *argument {
                 "--debian" => &mut line,
                 "--kernel" => &mut image,
                 "--modules" => &mut modules,
-                "--only" => &mut program,
+                "--only" => &mut programs,
+                "--two-processors" => {
+                    processors = Processors::Two;
+                    continue;
+                }
                 option if option.starts_with('-') => {
                     return Err(format!("`test-kernel` does not take `{option}`"));
                 }
@@ -91,7 +98,10 @@ impl Selection {
         };
         Ok(Self {
             kernel,
-            program,
+            processors,
+            programs: programs.map_or(Vec::new(), |names| {
+                names.split(',').map(str::to_owned).collect()
+            }),
             filter,
         })
     }
@@ -116,14 +126,14 @@ pub(crate) fn run(
     build::kernel_object(project, steps)?;
     let built = steps.run("build the tests", || test::build_tests(project))?;
     let wanted = Wanted {
-        program: selection.program.as_deref(),
+        programs: &selection.programs,
         filter: selection.filter.as_deref(),
     };
     let archive = steps.run("pack them", || {
         contents::pack(project, &built, &modules, &wanted)
     })?;
     let mut tally = Tally::default();
-    let boot = || machine::boot(&image, &archive, &mut tally);
+    let boot = || machine::boot(&image, &archive, selection.processors, &mut tally);
     let ran = steps.run(&format!("run them on {}", image.display()), boot)?;
     show(&ran);
     if tally.failures.is_empty() {
@@ -184,9 +194,12 @@ mod tests {
             modules: Some("/m".into()),
         };
         assert_eq!(kernel(&["--kernel", "/k", "--modules", "/m"]), own);
-        let some = read(&["--only", "edis", "detach"]).unwrap();
-        assert_eq!(some.program.as_deref(), Some("edis"));
+        let some = read(&["--only", "edis,limits", "detach"]).unwrap();
+        assert_eq!(some.programs, ["edis", "limits"]);
         assert_eq!(some.filter.as_deref(), Some("detach"));
+        assert_eq!(some.processors, Processors::One);
+        let two = read(&["--two-processors", "beyond"]).unwrap();
+        assert_eq!(two.processors, Processors::Two);
         for wrong in [
             &["--kernel"][..],
             &["--debian", "5.10"],

@@ -13,6 +13,7 @@ use meter_daemon::{
 use meter_tests::{
     cost::Packet,
     inspect::{self, Hook},
+    needs,
     paper::UDP4_HEADERS,
     traffic::Flood,
     wait::{self, Seen},
@@ -80,6 +81,9 @@ pub(crate) fn arm(programs: &mut Programs, more: u64, sum: bool) -> u64 {
 
 #[test]
 fn at_most_one_packet_a_cpu_goes_beyond_as_the_receiver_counts() {
+    if !needs::two_processors() {
+        return;
+    }
     arena(|arena| {
         let guests = [1, 2].map(|number| Guest::new(arena, number));
         let mut programs = arena.open();
@@ -130,6 +134,9 @@ fn at_most_one_packet_a_cpu_goes_beyond_as_the_receiver_counts() {
 
 #[test]
 fn at_most_one_packet_a_cpu_goes_beyond_at_the_programs_own_speed() {
+    if !needs::two_processors() {
+        return;
+    }
     arena(|arena| {
         let guest = Guest::new(arena, 1);
         let mut programs = arena.open();
