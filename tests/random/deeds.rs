@@ -121,6 +121,10 @@ impl World<'_> {
             return Ok(());
         };
         let moved = self.wire.total(&owner) - before;
+        if !self.metered.contains_key(&index) {
+            // The kernel's counters, from which it is credited, do not tell what is exempt.
+            self.wire.not_told_apart(&owner, moved.exempt, traffic.sent);
+        }
         if routed && traffic.sent || self.metered.get(&index) != Some(&owner) {
             return Ok(());
         }

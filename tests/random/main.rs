@@ -241,6 +241,33 @@ fn what_waits_in_the_shaper_of_an_interface_that_somebody_takes_down_has_been_se
     Ok(())
 }
 
+/// What an interface moves before it is metered is credited from the kernel's own counters, be
+/// it exempt or not.
+#[test]
+fn exempt_traffic_of_an_interface_that_is_born_without_a_daemon_counts_like_the_rest() -> Result<()>
+{
+    let exempt = |sent| {
+        Act::Traffic(
+            2,
+            Traffic {
+                sent,
+                exempt: true,
+                frames: 20,
+                payload: 1000,
+            },
+        )
+    };
+    script(&[
+        much(true),
+        Act::Kill,
+        Act::CreateAnew(2),
+        exempt(false),
+        exempt(true),
+        Act::Start,
+        exempt(false),
+    ])
+}
+
 /// One of the last operations, with what would lead a fresh node to before it.
 struct Done {
     number: u64,

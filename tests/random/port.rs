@@ -180,6 +180,9 @@ impl Plug {
                 let path = format!("/proc/sys/net/ipv6/conf/{name}/{key}");
                 std::fs::write(&path, value).could_not(|| format!("write {path}"))
             };
+            // What the node itself tells its neighbours of its groups, again and again at some
+            // instant, may meet a root that is being changed: then it was counted, and is nowhere.
+            sysctl("mldv2_unsolicited_report_interval", "3600000")?;
             sysctl("addr_gen_mode", "1")?;
             sysctl("disable_ipv6", "0")?;
             for words in [

@@ -134,6 +134,16 @@ impl Wire {
         *self.moved.entry(machine.to_owned()).or_default() += total;
     }
 
+    /// So much of what was taken for exempt counts like the rest.
+    pub(crate) fn not_told_apart(&mut self, machine: &str, exempt: u64, sent: bool) {
+        let total = self.moved.entry(machine.to_owned()).or_default();
+        total.exempt -= exempt;
+        match sent {
+            true => total.sent += exempt,
+            false => total.received += exempt,
+        }
+    }
+
     pub(crate) fn total(&self, machine: &str) -> Total {
         self.moved.get(machine).copied().unwrap_or_default()
     }
