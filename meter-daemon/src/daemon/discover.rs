@@ -393,6 +393,7 @@ impl Node {
         for record in &leaving {
             match self.leave(record).await {
                 Ok(Left::Yes) => {
+                    self.note_unasked(record);
                     left.insert(record.counter.slot);
                 }
                 Ok(Left::NotYet) => {}
@@ -415,6 +416,18 @@ impl Node {
             }
         }
         outcome
+    }
+
+    /// What a newborn moved before it was metered is owed or said to be unknown: one that a list
+    /// of all links lacked has gone without last words.
+    fn note_unasked(&mut self, record: &SlotRecord) {
+        let ifindex = record.interface.ifindex;
+        let owed = record.credits && record.credit.is_none();
+        if owed && self.tally.say_once(format!("unknown {ifindex}")) {
+            let (now, machine) = (self.now(), &record.machine);
+            self.pending
+                .push(records::unknown(now, machine, &record.name, ifindex));
+        }
     }
 
     async fn leave(&mut self, record: &SlotRecord) -> Result<Left, HostError> {
