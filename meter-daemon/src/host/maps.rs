@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, io, os::fd::AsFd, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapInfo, MapType, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{
+        Array, HashMap, IterableMap as _, Map, MapData, MapInfo, MapType, PerCpuArray,
+        PerCpuValues, RingBuf,
+    },
     util::nr_cpus,
 };
 use meter_common::{
@@ -205,7 +208,9 @@ impl Maps {
             .get(&0, 0)
             .map_err(|error| load_error(MAP_SET, &error))?;
         if map_set.id == 0 {
-            for (slot, interface) in (0..).zip(carried) {
+            let carried = (0..).zip(carried);
+            // All others are what a new map holds.
+            for (slot, interface) in carried.filter(|(_, it)| **it != Interface::default()) {
                 interfaces
                     .set(slot, interface, 0)
                     .map_err(|error| load_error(INTERFACES, &error))?;
@@ -302,6 +307,17 @@ impl Maps {
         self.interfaces
             .get(&slot, 0)
             .map_err(|error| element_error("read slot", slot, error))
+    }
+
+    /// Of every slot, by few calls.
+    pub(super) fn generations(&self) -> Result<Vec<u32>, HostError> {
+        let mut generations = Vec::with_capacity(self.set.slots as usize);
+        let map = self.interfaces.map().fd().as_fd();
+        bpf::read_array(map, 1, self.set.slots, |_, interface: &[Interface]| {
+            generations.extend(interface.iter().map(|interface| interface.generation));
+        })
+        .map_err(|error| HostError::system("read the slots", error))?;
+        Ok(generations)
     }
 
     pub(super) fn set_interface(&mut self, slot: u32, to: Interface) -> Result<(), HostError> {

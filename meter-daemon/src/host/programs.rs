@@ -313,13 +313,13 @@ impl Programs {
         rcu::Expedited::for_interfaces(interfaces)
     }
 
-    /// For which of its owners a slot was last handed out; 0 where it never was. Letting go of
-    /// it changes nothing of that.
+    /// For which of its owners each slot was last handed out; 0 where it never was. Letting go of
+    /// one changes nothing of that.
     ///
     /// # Errors
-    /// Where there is no such slot, or the kernel does not say.
-    pub fn generation(&self, slot: u32) -> Result<u32, HostError> {
-        Ok(self.maps.interface(slot)?.generation)
+    /// Where the kernel does not say.
+    pub fn generations(&self) -> Result<Vec<u32>, HostError> {
+        self.maps.generations()
     }
 
     /// What every slot shows, up to the highest that was handed out.
