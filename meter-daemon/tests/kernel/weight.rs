@@ -11,7 +11,7 @@ use aya::{
     },
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
-use meter_common::{CountBytes, Counters, ExemptV4, ExemptV6, Interface, NO_LIMIT};
+use meter_common::{CountBytes, Counters, ExemptV4, ExemptV6, Interface, NO_LIMIT, ShortWay};
 use meter_daemon::host::programs::OBJECT;
 
 use crate::arena::arena;
@@ -25,7 +25,27 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
+    /// The daemon opens the short way of such an interface on such a basis.
     pub(crate) fn new(basis: CountBytes, interface: Interface) -> Self {
+        let mut bench = Self::the_long_way(basis, interface);
+        if basis == CountBytes::Wire && interface.is_ordinary() {
+            bench.set_way(ShortWay::counters(0), interface.machine);
+        }
+        bench
+    }
+
+    fn set_way(&mut self, counters: u64, machine: u32) {
+        let map = self.ebpf.map_mut("SHORT_WAYS").unwrap();
+        let mut ways: Array<_, [u64; 2]> = map.try_into().unwrap();
+        ways.set(1, [counters, machine.into()], 0).unwrap();
+    }
+
+    /// From now on packets go the long way.
+    pub(crate) fn close_way(&mut self) {
+        self.set_way(ShortWay::CLOSED, 0);
+    }
+
+    fn the_long_way(basis: CountBytes, interface: Interface) -> Self {
         let basis = basis as u32;
         let mut ebpf = EbpfLoader::new()
             .btf(None)
@@ -40,7 +60,9 @@ impl Bench {
         for name in ["meter_received", "meter_sent", "shape_sent", "mark_sent"] {
             program(&mut ebpf, name).load().unwrap();
         }
-        Self { ebpf }
+        let mut bench = Self { ebpf };
+        bench.close_way();
+        bench
     }
 
     /// Under machine 1, which counts what it spends, or not, and has this group of prefixes.
