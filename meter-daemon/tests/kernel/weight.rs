@@ -11,7 +11,9 @@ use aya::{
     },
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
-use meter_common::{CountBytes, Counters, ExemptV4, ExemptV6, Interface, NO_LIMIT, ShortWay};
+use meter_common::{
+    CountBytes, Counters, ExemptV4, ExemptV6, Interface, NO_LIMIT, ShortWay, arming_index,
+};
 use meter_daemon::host::programs::OBJECT;
 
 use crate::arena::arena;
@@ -72,13 +74,32 @@ impl Bench {
             ..interface
         };
         let mut bench = Self::new(CountBytes::Wire, interface);
-        let mut machines: Array<_, [u64; 16]> =
-            bench.ebpf.map_mut("MACHINES").unwrap().try_into().unwrap();
         let mut machine = [0; 16];
         // As `Machine` has them: nearest three, counts, exempt_group.
         machine[2..7].copy_from_slice(&[NO_LIMIT, NO_LIMIT, NO_LIMIT, counts, group.into()]);
-        machines.set(1, machine, 0).unwrap();
+        bench.set_machine(machine);
         bench
+    }
+
+    pub(crate) fn set_machine(&mut self, words: [u64; 16]) {
+        let map = self.ebpf.map_mut("MACHINES").unwrap();
+        let mut machines: Array<_, [u64; 16]> = map.try_into().unwrap();
+        machines.set(1, words, 0).unwrap();
+    }
+
+    pub(crate) fn machine(&self) -> [u64; 16] {
+        let map = self.ebpf.map("MACHINES").unwrap();
+        let machines: Array<_, [u64; 16]> = map.try_into().unwrap();
+        machines.get(&1, 0).unwrap()
+    }
+
+    /// The first of the two that are armed while its machine's arming is 0.
+    pub(crate) fn set_boundary(&mut self, words: [u64; 5]) {
+        let map = self.ebpf.map_mut("ARMINGS").unwrap();
+        let mut armings: Array<_, [u64; 10]> = map.try_into().unwrap();
+        let mut both = [0; 10];
+        both[..5].copy_from_slice(&words);
+        armings.set(arming_index(1, 0), both, 0).unwrap();
     }
 
     pub(crate) fn exempt_v4(&mut self, group: u32, address: [u8; 4], bits: u32) {
