@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use super::{
     clsact,
     error::HostError,
-    features,
+    exempt, features,
     limits::Limits,
     load::{self, Loaded},
     maps::{self, Maps},
@@ -62,7 +62,7 @@ impl Programs {
             (carried.id, carried.interfaces)
         });
         let mut ebpf = load::object(&pins, options)?;
-        let maps = Maps::adopt(&mut ebpf, options.slots, id, &interfaces)?;
+        let maps = Maps::adopt(&mut ebpf, options, id, &interfaces)?;
         let loaded = Loaded::new(&mut ebpf, mode)?;
         let programs = Self {
             mode,
@@ -422,7 +422,11 @@ impl Programs {
     /// # Errors
     /// Where the kernel refuses: there is room for 65 536 prefixes of each family.
     pub fn set_exempt_prefixes(&mut self, group: u32, prefixes: &[IpNet]) -> Result<(), HostError> {
-        self.maps.exempt.set(group, prefixes)
+        self.maps.limits.forget_never_exempt(group);
+        self.maps.exempt.set(group, prefixes)?;
+        let never_exempt = exempt::never_exempt(prefixes);
+        self.maps.limits.set_never_exempt(group, never_exempt);
+        Ok(())
     }
 
     /// The groups that have exempt prefixes, those of an earlier run among them.
