@@ -152,7 +152,7 @@ fn a_rate_limit_that_somebody_takes_away_does_not_come_back_with_a_lift_at_once(
         let scene = metered(sandbox)?;
         let none = shown(device)?;
         set_up(&PROXMOX, device)?;
-        throttle(&scene)?;
+        scene.throttle()?;
         until_shown(device, "our shaper", |shown| shown.contains(OURS))?;
         for step in &PROXMOX[..4] {
             drop(run(&step.command.replace("DEV", device)));
@@ -360,7 +360,7 @@ fn what_stands_in_the_way_of_a_shaper_is_noticed_as_it_comes_and_as_it_goes() ->
 
         // Somebody's root, from before the throttle: the machine is policed until it goes.
         set_up(&LIBVIRT, device)?;
-        throttle(&scene)?;
+        scene.throttle()?;
         until_said(&scene.meterd, "enforcement-changed", "policed instead")?;
         assert!(!shown(device)?.contains(OURS));
         let gone = Instant::now();
@@ -416,7 +416,7 @@ fn a_foreign_root_that_is_edited_again_and_again_is_told_of_once() -> Result<()>
         let device = "tap101i0";
         let scene = metered(sandbox)?;
         set_up(&LIBVIRT, device)?;
-        throttle(&scene)?;
+        scene.throttle()?;
         until_said(&scene.meterd, "enforcement-changed", "policed instead")?;
         for _ in 0..4 {
             set_up(&LIBVIRT, device)?;
