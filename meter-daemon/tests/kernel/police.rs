@@ -196,21 +196,20 @@ fn tcp_gets_through_policing_and_a_ping_beside_it_is_answered() {
             let bulk = Bulk::start(from, to, 1).unwrap();
             // Past the first burst, whose debt once stopped a flow with GSO for half a minute.
             std::thread::sleep(Duration::from_secs(10));
-            let least = 40_000.0;
-            let found = bulk.sustained(Duration::from_secs(12), least).unwrap();
+            let goodput = bulk.goodput(Duration::from_secs(20));
             let (passed, took) = (passed() - before, start.elapsed());
             let pings = ping(&guest.party, guest.host.v4, 20, Duration::from_millis(200));
             let pings = pings.unwrap();
             let _ = bulk.stop();
             println!(
-                "GSO {segmentation:?}, guest {}: {found}, {} of {} pings answered, median {:?}",
+                "GSO {segmentation:?}, guest {}: {goodput:.0} bit/s, {} of {} pings answered, median {:?}",
                 if receives { "receives" } else { "sends" },
                 pings.answered.len(),
                 pings.asked,
                 pings.median(),
             );
             assert_eq!(pings.answered.len(), pings.asked);
-            assert!(found.best >= least);
+            assert!(goodput > 40_000.0, "{goodput}");
             // The clock's law: a second of the rate saved up, and the packet that outruns it.
             // What the receiver reads obeys no such law: a hole that is filled gives it all that
             // had come behind the hole.
