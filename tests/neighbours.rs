@@ -420,7 +420,7 @@ fn what_stands_in_the_way_of_a_shaper_is_noticed_as_it_comes_and_as_it_goes() ->
 
         // Somebody's root, from before the throttle: the machine is policed until it goes.
         set_up(&LIBVIRT, device)?;
-        throttle(&scene)?;
+        scene.throttle()?;
         until_said(&scene.meterd, "enforcement-changed", "policed instead")?;
         assert!(!shown(device)?.contains(OURS));
         let gone = Instant::now();
@@ -476,7 +476,7 @@ fn a_foreign_root_that_is_edited_again_and_again_is_told_of_once() -> Result<()>
         let device = "tap101i0";
         let scene = metered(sandbox)?;
         set_up(&LIBVIRT, device)?;
-        throttle(&scene)?;
+        scene.throttle()?;
         until_said(&scene.meterd, "enforcement-changed", "policed instead")?;
         for _ in 0..4 {
             set_up(&LIBVIRT, device)?;
