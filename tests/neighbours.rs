@@ -32,8 +32,8 @@ fn metered(sandbox: &Sandbox) -> Result<Scene<'_>> {
 
 fn until_said(meterd: &Meterd<'_>, event: &str, about: &str) -> Result<()> {
     let said = |found: &Value| {
-        let detail = found["detail"].as_str().unwrap_or_default();
-        found["event"] == event && detail.contains(about)
+        let words = ["detail", "reason"].map(|key| found[key].as_str().unwrap_or_default());
+        found["event"] == event && words.iter().any(|words| words.contains(about))
     };
     let what = format!("an event {event} about {about}");
     let seen = wait::until(&what, Duration::from_millis(50), SOON, || {
