@@ -65,7 +65,7 @@ fn frames() -> Vec<(&'static str, Vec<u8>, u32)> {
     v6[22..24].copy_from_slice(&[0x20, 1]);
     let tagged = Frame::ethernet(IPV4).tag(IPV4).ipv4(17, 0).udp(1);
     vec![
-        ("IPv4", v4.clone().payload(100), 0),
+        ("IPv4", v4.payload(100), 0),
         ("IPv4 of others", other, 0),
         ("IPv6, from 2001::", v6, 0),
         ("a tag", tagged.payload(100), 0),
