@@ -269,14 +269,25 @@ pub fn down(name: &str) -> Result<()> {
     set_up(name, 0)
 }
 
-/// Another name. (Possible while it is up since kernel 6.2; taken down for it before.)
-pub fn rename(name: &str, new: &str) -> Result<()> {
+/// What a link went through for another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renamed {
+    /// Nothing.
+    AsItWas,
+    /// It was taken down, which destroys routes, and set up again.
+    Anew,
+}
+
+/// Another name: while it is up, since kernel 6.2, and taken down for it before.
+pub fn rename(name: &str, new: &str) -> Result<Renamed> {
     let what = format!("rename {name} to {new}");
-    set(name, &what, |message| message.string(IFLA_IFNAME, new)).or_else(|_| {
-        down(name)?;
-        set(name, &what, |message| message.string(IFLA_IFNAME, new))?;
-        up(new)
-    })
+    if set(name, &what, |message| message.string(IFLA_IFNAME, new)).is_ok() {
+        return Ok(Renamed::AsItWas);
+    }
+    down(name)?;
+    set(name, &what, |message| message.string(IFLA_IFNAME, new))?;
+    up(new)?;
+    Ok(Renamed::Anew)
 }
 
 /// Away with it (and with a veth's peer).
