@@ -268,6 +268,21 @@ fn exempt_traffic_of_an_interface_that_is_born_without_a_daemon_counts_like_the_
     ])
 }
 
+/// A hypervisor's hook asks for a throttle that the program keeps by policing.
+#[test]
+fn attach_finds_a_throttle_standing_where_somebodys_root_has_the_machine_policed() -> Result<()> {
+    script(&[
+        Act::SetPlan(102, "slow".to_owned()),
+        much(true),
+        Act::Libvirt(2),
+        Act::Attach(2),
+        Act::Kill,
+        Act::Attach(2),
+        Act::Start,
+        Act::Attach(2),
+    ])
+}
+
 /// One of the last operations, with what would lead a fresh node to before it.
 struct Done {
     number: u64,

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::Result;
+use crate::{Result, links};
 
 /// A sleeper that wakes later than this found no processor.
 const LATE: Duration = Duration::from_millis(10);
@@ -23,6 +23,9 @@ const LONG: Duration = Duration::from_millis(30);
 
 /// A share of the time in which somebody waited for a processor.
 const BUSY: f64 = 0.5;
+
+/// A change of a link that takes longer than this waited for somebody else's.
+const STILL: Duration = Duration::from_millis(500);
 
 /// How often something is measured, at most.
 const ROUNDS: usize = 6;
@@ -58,6 +61,14 @@ pub fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
     let outcome = work()?;
     let took = start.elapsed();
     Ok((outcome, took.saturating_sub(heart.stop().late)))
+}
+
+/// Whether the machine's links stand still: the kernel has one at a time change any of them, in
+/// whatever namespace, and one with thousands that ends holds up all others for seconds.
+#[must_use]
+pub fn of_links() -> bool {
+    let begun = Instant::now();
+    links::up("lo").is_ok() && begun.elapsed() > STILL
 }
 
 /// For how long the calling thread and a process have wanted to run and found no processor so

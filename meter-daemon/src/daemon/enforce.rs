@@ -98,6 +98,17 @@ impl Node {
         self.stands_as_wanted(record, &self.interfaces_per_machine())
     }
 
+    /// Whether a throttle stands otherwise: where a root stands that is not ours to replace, the
+    /// program polices.
+    pub(super) async fn polices(&self, record: &SlotRecord) -> bool {
+        let ifindex = record.interface.ifindex;
+        let found = self.enforcer.shaping.inspect(ifindex).await;
+        found.is_ok_and(|found| matches!(found.root, Root::Foreign { .. }))
+            && matches!(self.wanted(&record.machine), Enforcement::Throttle(_))
+            && self.enforcer.verdict(record) == Some(Verdict::Pass)
+            && self.link_stands(ifindex)
+    }
+
     fn stands_as_wanted(&self, record: &SlotRecord, interfaces: &BTreeMap<MachineId, u64>) -> bool {
         let touched = self.enforcer.touched.get(&record.interface.ifindex);
         let stands = match self.rate(record, interfaces) {
