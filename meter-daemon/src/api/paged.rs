@@ -1,0 +1,127 @@
+//! Answers that may be large, written while they are sent: a page at a time, on a thread of
+//! their own and no faster than they are read, so that neither a tree nor the whole text of
+//! ten thousand machines is ever in memory, and the loop has long gone on.
+
+use std::{io, time::Duration};
+
+use axum::body::{Body, Bytes};
+use futures_util::stream;
+use serde::Serialize;
+use tokio::{sync::mpsc, task, time::timeout};
+
+use super::Problem;
+
+/// How many bytes are written before they are handed on.
+pub(super) const PAGE: usize = 64 * 1024;
+
+/// Writes the next element behind what stands there; `None` after the last.
+type Next = Box<dyn FnMut(&mut Vec<u8>) -> Option<serde_json::Result<()>>>;
+
+/// A JSON array whose elements are made one by one.
+pub struct Rows(Box<dyn FnOnce() -> Result<Next, Problem> + Send>);
+
+impl Rows {
+    /// What `begin` gives, element by element. It is called on a thread that may take its
+    /// time; nothing has been sent when it fails.
+    pub fn new<I>(begin: impl FnOnce() -> Result<I, Problem> + Send + 'static) -> Self
+    where
+        I: IntoIterator + 'static,
+        I::Item: Serialize,
+    {
+        Self(Box::new(|| {
+            let mut rows = begin()?.into_iter();
+            Ok(Box::new(move |page| {
+                Some(serde_json::to_writer(page, &rows.next()?))
+            }))
+        }))
+    }
+
+    fn write(self, pages: &mpsc::Sender<Page>) -> Result<(), Ended> {
+        let mut next = match (self.0)() {
+            Ok(next) => next,
+            Err(problem) => return hand_on(pages, Err(problem)),
+        };
+        let mut page = b"[".to_vec();
+        let mut between = &b""[..];
+        loop {
+            let whole = page.len();
+            page.extend_from_slice(between);
+            match next(&mut page) {
+                Some(Ok(())) => between = b",",
+                Some(Err(error)) => {
+                    let problem = Problem::new(500, "an answer that cannot be written", error);
+                    return hand_on(pages, Err(problem));
+                }
+                None => {
+                    page.truncate(whole);
+                    page.push(b']');
+                    return hand_on(pages, Ok(page.into()));
+                }
+            }
+            if page.len() >= PAGE {
+                // With what a page has beyond its size, the next one need not grow.
+                let full = std::mem::replace(&mut page, Vec::with_capacity(PAGE + PAGE / 8));
+                hand_on(pages, Ok(full.into()))?;
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rows")
+    }
+}
+
+/// A part of a body, or why there is none.
+pub(super) type Page = Result<Bytes, Problem>;
+
+/// Whoever read it is gone.
+#[derive(Debug)]
+pub(super) struct Ended;
+
+/// Waits until the page before was taken.
+pub(super) fn hand_on(pages: &mpsc::Sender<Page>, page: Page) -> Result<(), Ended> {
+    pages.blocking_send(page).map_err(|_| Ended)
+}
+
+/// The array as a body, or why it cannot be begun. Where it fails later, the body breaks off,
+/// which no reader takes for its end.
+pub(super) async fn array(rows: Rows, patience: Duration) -> Result<Body, Problem> {
+    body(patience, |pages| rows.write(pages)).await
+}
+
+/// What `write` hands on, as a body, from when its first page is there.
+pub(super) async fn body(
+    patience: Duration,
+    write: impl FnOnce(&mpsc::Sender<Page>) -> Result<(), Ended> + Send + 'static,
+) -> Result<Body, Problem> {
+    let (pages, mut written) = mpsc::channel(1);
+    task::spawn_blocking(move || {
+        // It ends early when the reader is gone, and then there is nobody to tell.
+        let _ = write(&pages);
+    });
+    let first = timeout(patience, written.recv()).await.map_err(|_| {
+        let seconds = patience.as_secs();
+        Problem::new(
+            504,
+            "no answer in time",
+            format!("the answer was not begun within {seconds} s: the disk may be busy; ask again"),
+        )
+    })?;
+    let first = first.unwrap_or_else(|| {
+        Err(Problem::new(
+            500,
+            "no answer",
+            "what writes it ended; this is a defect of meterd, and its log says more",
+        ))
+    })?;
+    let mut first = Some(first);
+    Ok(Body::from_stream(stream::poll_fn(move |context| {
+        if let Some(first) = first.take() {
+            return std::task::Poll::Ready(Some(Ok(first)));
+        }
+        let page = written.poll_recv(context);
+        page.map(|page| page.map(|page| page.map_err(io::Error::other)))
+    })))
+}
