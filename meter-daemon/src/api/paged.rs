@@ -125,3 +125,87 @@ pub(super) async fn body(
         page.map(|page| page.map(|page| page.map_err(io::Error::other)))
     })))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use futures_util::StreamExt;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// What a body's pages are, and whether it came to its end.
+    async fn pages(body: Body) -> (Vec<Bytes>, bool) {
+        let (mut pages, mut whole) = (Vec::new(), true);
+        let mut body = body.into_data_stream();
+        while let Some(page) = body.next().await {
+            match page {
+                Ok(page) => pages.push(page),
+                Err(_) => whole = false,
+            }
+        }
+        (pages, whole)
+    }
+
+    #[tokio::test]
+    async fn an_array_of_any_length_is_the_same_array_in_small_pages() {
+        for count in [0, 1, 2, 10_000] {
+            let rows = (0..count).map(|number| json!({ "number": number, "more": "x".repeat(40) }));
+            let all: Vec<Value> = rows.clone().collect();
+            let body = array(Rows::new(move || Ok(rows)), PATIENCE).await.unwrap();
+            let (pages, whole) = pages(body).await;
+            assert!(whole);
+            assert!(pages.iter().all(|page| page.len() < PAGE + 256));
+            assert_eq!(pages.len() > 1, count == 10_000);
+            let read: Value = serde_json::from_slice(&pages.concat()).unwrap();
+            assert_eq!(read, Value::Array(all));
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_is_written_than_is_read_and_nothing_for_a_reader_who_is_gone() {
+        let made = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&made);
+        let rows = (0..1_000_000).map(move |number| {
+            count.fetch_add(1, Ordering::Relaxed);
+            format!("{number:0>1000}")
+        });
+        let body = array(Rows::new(move || Ok(rows)), PATIENCE).await.unwrap();
+        let mut body = body.into_data_stream();
+        for _ in 0..10 {
+            body.next().await.unwrap().unwrap();
+        }
+        drop(body);
+        while Arc::strong_count(&made) > 1 {
+            task::yield_now().await;
+        }
+        let made = made.load(Ordering::Relaxed);
+        assert!(made < 15 * PAGE / 1_000, "{made} elements for ten pages");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_begin_is_a_problem_and_what_fails_later_breaks_off() {
+        let refused = || Err::<Vec<u8>, _>(Problem::new(503, "no", "the disk is gone"));
+        let problem = array(Rows::new(refused), PATIENCE).await.unwrap_err();
+        assert_eq!((problem.status, problem.title.as_str()), (503, "no"));
+
+        // A map with such keys is no JSON.
+        let bad = std::collections::BTreeMap::from([(vec![1], 2)]);
+        let rows = (0..100_000).map(move |at| {
+            if at < 90_000 {
+                Ok(at)
+            } else {
+                Err(bad.clone())
+            }
+        });
+        let body = array(Rows::new(move || Ok(rows)), PATIENCE).await.unwrap();
+        let (pages, whole) = pages(body).await;
+        assert!(!pages.is_empty() && !whole);
+    }
+}

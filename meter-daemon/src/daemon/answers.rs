@@ -6,6 +6,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 
 use super::{
+    TIDY,
     attach::Wanted,
     figures,
     history::Said,
@@ -22,7 +23,7 @@ use crate::{
         status::Status,
         units::MachineId,
     },
-    host::links::Links,
+    host::{clock, links::Links},
     ledger::{
         CommandRecord, EventFilter, EventRecord, LedgerError, Resolution, SlotRecord, UsageRow,
     },
@@ -173,6 +174,9 @@ impl Node {
                 Ok(Answer::Metrics(figures))
             }
         };
+        if matches!(said, Ok(Answer::Rows(_) | Answer::Metrics(_))) {
+            self.tidy = Some(clock::now().monotonic + TIDY);
+        }
         answer.send(said.unwrap_or_else(Answer::Problem)).ok();
         then
     }
@@ -237,9 +241,7 @@ impl Node {
         to: Option<Timestamp>,
     ) -> Result<Rows, Problem> {
         let zone = self.engine.zone(&machine);
-        let zone = zone
-            .ok_or_else(|| unknown("machine", &machine))?
-            .clone();
+        let zone = zone.ok_or_else(|| unknown("machine", &machine))?.clone();
         // Of its own and not by the loop: a month of minutes lies in as many places of the file.
         let reader = self.ledger.reader().map_err(|error| unreadable(&error))?;
         Ok(Rows::new(move || {

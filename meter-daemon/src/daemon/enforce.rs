@@ -164,11 +164,7 @@ impl Node {
     }
 
     pub(super) fn wanted(&self, machine: &MachineId) -> Enforcement {
-        if self.config.dry_run {
-            Enforcement::None
-        } else {
-            self.engine.enforcement(machine)
-        }
+        self.engine.enforcement(machine)
     }
 
     fn interfaces_per_machine(&self) -> BTreeMap<MachineId, u64> {

@@ -88,6 +88,8 @@ pub(crate) struct Node {
     pub(super) overrun: bool,
     /// Something was recorded, or a limit reached, and what follows from it was not done yet.
     pub(super) unapplied: bool,
+    /// Answered at length: what that took of memory is given back then, by the monotonic clock.
+    pub(super) tidy: Option<Duration>,
     /// Slots whose interface is gone or has another owner: their next delta is the last.
     pub(super) closing: BTreeSet<Slot>,
     /// Up to when everything is in the ledger.
@@ -125,11 +127,7 @@ struct Observed {
 impl Node {
     /// Reads the counters and does all that follows.
     pub(crate) async fn poll(&mut self) -> Result<(), CycleError> {
-        let started = clock::now().monotonic;
         self.measure().await?;
-        self.tally
-            .polls
-            .observe(clock::now().monotonic.saturating_sub(started));
         self.arm_and_apply(Which::All).await;
         Ok(())
     }

@@ -281,6 +281,7 @@ impl Node {
             patience: None,
             overrun: false,
             unapplied: false,
+            tidy: None,
             closing: BTreeSet::new(),
             measured_to: last.unwrap_or(now),
             pending: Vec::from_iter(step.map(|step| {

@@ -82,10 +82,7 @@ impl Reader {
     ///
     /// # Errors
     /// Why they could not be read.
-    pub fn events(
-        &self,
-        filter: &EventFilter,
-    ) -> Result<Vec<(u64, Box<RawValue>)>, LedgerError> {
+    pub fn events(&self, filter: &EventFilter) -> Result<Vec<(u64, Box<RawValue>)>, LedgerError> {
         self.read("reading events", |connection| {
             query::events(connection, filter)
         })

@@ -187,8 +187,10 @@ async fn scrape(calls: &mpsc::Sender<Call>, headers: &HeaderMap) -> Response {
             let dialect = Dialect::wanted(accept.unwrap_or_default());
             let written = paged::body(LIMITS.answer, move |pages| {
                 let hand_on = |page: String| paged::hand_on(pages, Ok(page.into()));
-                text::write(figures, dialect, |page| hand_on(page).map_err(|_| fmt::Error))
-                    .map_err(|_| Ended)
+                text::write(figures, dialect, |page| {
+                    hand_on(page).map_err(|_| fmt::Error)
+                })
+                .map_err(|_| Ended)
             });
             match written.await {
                 Ok(body) => {
