@@ -2,6 +2,7 @@
 
 mod adopt;
 mod answers;
+mod apply;
 mod arm;
 mod attach;
 mod audit;
@@ -38,7 +39,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::{answers::Then, enforce::Which, node::Node};
+use self::{answers::Then, apply::Which, node::Node};
 pub use self::{
     attach::{Attached, Wanted, attach},
     history::forget,
@@ -167,6 +168,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
                 node.act_on_links(&links).await;
             }
             () = until(tidy) => node.tidy(),
+            () = future::ready(()), if node.is_unfinished() => node.finish().await,
             _ = timers.poll.tick() => node.tick(&links).await,
             _ = timers.share.tick(), if node.has_shares() => node.share().await,
             _ = timers.mend.tick(), if node.has_links_to_mend() => node.mend_links().await,

@@ -78,7 +78,7 @@ fn machines() -> impl Iterator<Item = (String, String)> {
     (0..MACHINES).step_by(1_000).map(part)
 }
 
-const PLAN: &str = include_str!("../../config/plans/edis.toml");
+const PLAN: &str = include_str!("../../../config/plans/edis.toml");
 
 fn terms(directory: &Path) -> Arc<Terms> {
     for folder in ["plans", "machines"] {

@@ -13,7 +13,7 @@ use tracing::{debug, error, info};
 
 use super::{
     RETRY,
-    enforce::Which,
+    apply::Which,
     limits::{Absolute, Account, Indices, Spent},
     node::Node,
     open::Failure,

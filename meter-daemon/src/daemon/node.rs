@@ -14,10 +14,10 @@ use jiff::Timestamp;
 use tracing::{error, info, warn};
 
 use super::{
+    apply::Which,
     arm::Arms,
     audit::Audit,
     drops::Drops,
-    enforce::Which,
     interfaces::Interfaces,
     known::Known,
     linkdown::HeldLinks,
@@ -82,6 +82,8 @@ pub(crate) struct Node {
     pub(super) qdiscs_changed: BTreeSet<u32>,
     /// Interfaces whose link is not what it should be.
     pub(super) links_changed: BTreeSet<u32>,
+    /// Interfaces that had to wait for another turn of the loop.
+    pub(super) unfinished: BTreeSet<u32>,
     /// The last round failed: time alone brings no other before then, by the monotonic clock.
     pub(super) patience: Option<Duration>,
     /// Link events were lost.

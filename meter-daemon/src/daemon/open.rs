@@ -278,6 +278,7 @@ impl Node {
             quiet: Quiet::default(),
             qdiscs_changed: BTreeSet::new(),
             links_changed: BTreeSet::new(),
+            unfinished: BTreeSet::new(),
             patience: None,
             overrun: false,
             unapplied: false,
