@@ -15,7 +15,7 @@ use crate::{
 
 /// So long the loop is held up by interfaces that are not what they should be. The kernel
 /// stops and slows them by itself until their turn comes.
-pub(super) const TURN: Duration = Duration::from_millis(100);
+pub(super) const TURN: Duration = Duration::from_millis(50);
 
 /// The interfaces that are looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
