@@ -410,7 +410,8 @@ impl Node {
             {
                 self.interfaces.forget(ifindex);
                 self.quiet.give_up(ifindex);
-                for what in ["attach", "drift", "enforce", "unknown"] {
+                self.drifting.remove(&ifindex);
+                for what in ["attach", "enforce", "unknown"] {
                     self.tally.say_again(&format!("{what} {ifindex}"));
                 }
             }

@@ -71,6 +71,8 @@ pub(crate) struct Node {
     pub(super) first_since: Vec<Slot>,
     pub(super) known: Known,
     pub(super) audit: Audit,
+    /// Interfaces of which it was said that the counts differ.
+    pub(super) drifting: BTreeSet<u32>,
     pub(super) drops: Drops,
     /// Slot by ifindex, where our programs stand.
     pub(super) attached: BTreeMap<u32, u32>,
@@ -451,10 +453,11 @@ impl Node {
                 shaped,
                 dropped(reading),
             );
-            let what = format!("drift {}", link.ifindex);
             match found {
-                None => self.tally.say_again(&what),
-                Some((direction, moved, drift)) if self.tally.say_once(what) => warn!(
+                None => {
+                    self.drifting.remove(&link.ifindex);
+                }
+                Some((direction, moved, drift)) if self.drifting.insert(link.ifindex) => warn!(
                     interface = link.name,
                     direction = ["received", "sent"][direction],
                     kernel = moved.0,

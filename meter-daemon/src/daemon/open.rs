@@ -272,6 +272,7 @@ impl Node {
             arms: Arms::default(),
             known,
             audit: Audit::default(),
+            drifting: BTreeSet::new(),
             drops: Drops::default(),
             attached: BTreeMap::new(),
             terms_changed: true,

@@ -38,4 +38,5 @@ mod takeover;
 mod tc;
 mod tcx;
 mod verbatim;
+mod wire;
 mod words;
