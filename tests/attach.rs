@@ -3,7 +3,7 @@
 
 use std::{
     process::{Output, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use meter_tests::{
@@ -12,17 +12,15 @@ use meter_tests::{
     links,
     meterd::{Counted, End, Meterd},
     sandbox::Sandbox,
-    scene::{MACHINE, Scene, is_metered},
-    topology::{Family, Node, Port},
-    traffic::Udp,
+    scene::{MACHINE, Scene, datagrams, is_metered, sent},
+    stall,
+    topology::{Node, Port},
     wait::{self, Seen},
 };
 use rustix::process::Signal;
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
-/// 1000 bytes and headers each, one way.
-const EACH: u64 = 1042;
 
 /// Only what a machine names is metered: `vnet7` is nobody's.
 const ONE: &str = "
@@ -33,22 +31,6 @@ interfaces = ['tap101i0']
 [[machine]]
 id = 'web1'
 ";
-
-fn datagrams(count: u64) -> Udp {
-    Udp {
-        datagrams: count,
-        each: 1000,
-        family: Family::V4,
-        together: 1,
-    }
-}
-
-fn sent(datagrams: u64) -> Counted {
-    Counted {
-        received: 0,
-        sent: datagrams * EACH,
-    }
-}
 
 /// What `attach --json` says of its only interface.
 fn attached(meterd: &Meterd<'_>, arguments: &[&str]) -> Result<Value> {
@@ -67,7 +49,7 @@ fn count_of(meterd: &Meterd<'_>, machine: &str, event: &str) -> Result<usize> {
 #[test]
 fn a_suspended_machines_new_interface_lets_no_packet_pass_when_attach_returns() -> Result<()> {
     for alive in [true, false] {
-        Sandbox::run(|sandbox| {
+        Sandbox::beside(|sandbox| {
             let mut scene = Scene::prepare(sandbox, ONE)?.started()?;
             scene.meterd.text(&["suspend", "web1"])?;
             if !alive {
@@ -98,7 +80,7 @@ fn a_suspended_machines_new_interface_lets_no_packet_pass_when_attach_returns() 
 
 #[test]
 fn without_a_daemon_it_is_attached_once_and_the_next_start_takes_it_over() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = Scene::prepare(sandbox, ONE)?.started()?;
         scene.meterd.stop(End::Killed)?;
         let guest = scene.node.plug_named(Port::of(102), "vnet7")?;
@@ -133,7 +115,7 @@ fn without_a_daemon_it_is_attached_once_and_the_next_start_takes_it_over() -> Re
 
 #[test]
 fn where_nothing_was_ever_started_it_loads_and_pins() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let node = Node::new(sandbox)?;
         let mut meterd = Meterd::new(sandbox, ONE)?;
         let guest = node.plug_named(Port::of(102), "vnet7")?;
@@ -156,7 +138,7 @@ fn where_nothing_was_ever_started_it_loads_and_pins() -> Result<()> {
 
 #[test]
 fn a_race_with_a_daemon_that_is_just_starting_is_won_by_both() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let node = Node::new(sandbox)?;
         let mut meterd = Meterd::new(sandbox, ONE)?;
         let mut by = std::collections::BTreeMap::new();
@@ -214,7 +196,7 @@ fn read(output: &Output) -> Result<Value> {
 
 #[test]
 fn what_cannot_be_attached_says_why_with_a_status_and_within_its_time() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = Scene::prepare(sandbox, ONE)?.started()?;
         let _guest = scene.node.plug_named(Port::of(102), "vnet7")?;
         for alive in [true, false] {
@@ -254,11 +236,9 @@ fn what_cannot_be_attached_says_why_with_a_status_and_within_its_time() -> Resul
 
         // A daemon that does not answer holds nobody up for long.
         scene.meterd.signal(Signal::STOP)?;
-        let start = Instant::now();
         let arguments = ["attach", "vnet7", "--machine", "web1", "--timeout", "500ms"];
-        let output = scene.meterd.cli(&arguments)?;
+        let (output, took) = stall::timed(|| scene.meterd.cli(&arguments))?;
         assert_eq!(output.status.code(), Some(75), "{output:?}");
-        let took = start.elapsed();
         assert!(took < Duration::from_secs(3), "{took:?}");
         scene.meterd.signal(Signal::CONT)?;
         Ok(())

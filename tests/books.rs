@@ -11,7 +11,8 @@ use std::{
 
 use meter_tests::{
     Context, Failure, Result, links,
-    meterd::{Counted, End, Meterd, bytes},
+    meterd::{Counted, End, Meterd, Synchronised, bytes},
+    needs,
     sandbox::Sandbox,
     scene::{MACHINE, Scene, until_metered},
     topology::{Family, Guest, Party, Port},
@@ -347,6 +348,54 @@ fn a_machine_is_forgotten_when_it_is_gone_and_its_bytes_are_then_in_one_event() 
         scene.meterd.start()?;
         assert_eq!(events(&scene.meterd, MACHINE, "forgotten")?.len(), 2);
         Ok(())
+    })
+}
+
+const OWING: &str = "
+allowance = '1 kB'
+[price]
+currency = 'EUR'
+overage = { per = '1 MB', price = '1.00', collect = 'invoice', due = '60d' }
+";
+
+#[test]
+fn a_machine_with_an_unpaid_bill_is_not_forgotten_with_the_daemon_or_without() -> Result<()> {
+    if !needs::shown_clock()? {
+        return Ok(());
+    }
+    Sandbox::run(|sandbox| {
+        let scene = Scene::prepare(sandbox, TAPS)?;
+        scene.meterd.write("plans/strict.toml", OWING)?;
+        scene.meterd.shift_clock(0, Synchronised::Yes)?;
+        let mut scene = scene.started()?;
+        let guest = scene.guest.clone();
+        Tcp::v4(1_000_000).run(&guest.party, &scene.node.world)?;
+        scene.meterd.status(MACHINE)?;
+        // The next month: the bill is issued.
+        scene.meterd.shift_clock(32 * 86_400, Synchronised::Yes)?;
+        scene.meterd.status(MACHINE)?;
+        unplug(&scene, &guest, MACHINE)?;
+        let bills = scene.meterd.json(&["invoices"])?;
+        let number = bills[0]["invoice"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(bills[0]["status"], "unpaid", "{bills}");
+        let forget = ["forget", MACHINE, "--yes", "--reason", "cancelled"];
+        let assert_refused = |scene: &Scene<'_>| -> Result<()> {
+            let refused = scene.meterd.cli(&forget)?;
+            assert_eq!(code(&refused), 1, "{}", errors(&refused));
+            for word in [MACHINE, number.as_str(), "unpaid", "meterd pay"] {
+                assert!(errors(&refused).contains(word), "{}", errors(&refused));
+            }
+            Ok(())
+        };
+        let held = scene.meterd.counted(MACHINE)?;
+        assert_refused(&scene)?;
+        scene.meterd.stop(End::Asked)?;
+        assert_refused(&scene)?;
+        scene.meterd.start()?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, held);
+        scene.meterd.text(&["pay", &number])?;
+        scene.meterd.text(&forget)?;
+        assert_adds_up(&scene.meterd)
     })
 }
 

@@ -12,7 +12,7 @@ use meter_tests::{
     scene::{EVERY_TAP, MACHINE, Scene, until_metered},
     tap::Tap,
     topology::{BRIDGE, Family, Node, Port, UPLINK, WAN},
-    traffic::{Tcp, Udp, calmest, ping},
+    traffic::{Bulk, Tcp, Udp, calmest, ping},
 };
 
 const MEGABYTE: u64 = 1_000_000;
@@ -330,6 +330,44 @@ fn usage_by_minute_day_month_and_period_adds_up_to_the_same() -> Result<()> {
             };
             assert_eq!(total, moved, "by {by}: {rows:?}");
         }
+        let status = scene.meterd.status(MACHINE)?;
+        let chart = scene.meterd.text(&["usage", MACHINE, "--chart"])?;
+        let left = status["period"]["days_left"].as_i64().unwrap_or_default();
+        assert!(chart.contains(&format!("{left} day")), "{chart}");
+        assert!(chart.contains('█'), "{chart}");
+        // The last row is today's: all of what was used, of a plan without an end.
+        let today = chart.lines().last().unwrap_or_default();
+        let card = scene.meterd.text(&["status", MACHINE])?;
+        let used = card
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("used")?.split(" of ").next());
+        let used = used.unwrap_or("no such line").trim();
+        assert!(today.contains(used), "{today}, not {used}");
+        assert!(today.contains("unlimited"), "{today}");
+        Ok(())
+    })
+}
+
+#[test]
+fn top_shows_what_moves_between_two_readings() -> Result<()> {
+    Sandbox::run(|sandbox| {
+        let scene = Scene::set(sandbox, "")?;
+        let bulk = Bulk::start(&scene.node.world, &scene.guest.party, 1)?;
+        let rows = scene.meterd.json(&["top", "-n", "1", "-i", "1s"])?;
+        let _ = bulk.stop();
+        let rate = |key: &str| rows[0][key].as_u64().unwrap_or_default();
+        assert_eq!(rows[0]["machine"], MACHINE);
+        // One way data at some gigabits a second, the other its acknowledgements.
+        let (received, sent) = (
+            rate("received_bits_per_second"),
+            rate("sent_bits_per_second"),
+        );
+        assert!(
+            received > 10_000_000 && sent > 0 && sent < received,
+            "{rows}"
+        );
+        let rows = scene.meterd.json(&["top", "-n", "1", "-i", "1s"])?;
+        assert_eq!(rows[0]["received_bits_per_second"], 0, "{rows}");
         Ok(())
     })
 }

@@ -2,13 +2,14 @@
 #![expect(clippy::print_stdout, reason = "a test shows what it measured")]
 
 use std::{
+    fs,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use meter_tests::{
-    Failure, Result,
+    Context, Failure, Result,
     foreign::{Filter, Place},
     inspect::{self, Hook},
     links,
@@ -21,7 +22,10 @@ use meter_tests::{
 
 /// What the kernel program itself has counted on an interface, read from its pinned maps.
 fn programs_own(pins: &Path, interface: &str) -> Result<Counted> {
-    let maps = pins.join("v2/maps");
+    // In the one folder there is, which is named after the layout.
+    let mut layouts = fs::read_dir(pins).could_not(|| "list the pins")?;
+    let layout = layouts.find_map(|entry| Some(entry.ok()?.path()));
+    let maps = layout.unwrap_or_default().join("maps");
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
     let slot_of = |ifindex: u32| -> Result<u32> {
         let value = inspect::pinned_value(&maps.join("SLOTS"), &ifindex.to_ne_bytes(), 4)?;

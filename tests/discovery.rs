@@ -7,9 +7,10 @@ use meter_tests::{
     Result, links,
     meterd::{Counted, End, Meterd},
     sandbox::{Namespace, Sandbox},
-    scene::{EVERY_TAP, MACHINE, Scene, is_metered, until_metered},
-    topology::{Family, Guest, Node, Port},
-    traffic::{Udp, ping},
+    scene::{EACH, EVERY_TAP, MACHINE, Scene, datagrams, is_metered, sent, until_metered},
+    stall,
+    topology::{Guest, Node, Port},
+    traffic::ping,
     wait::{self, Seen},
 };
 use rustix::process::Signal;
@@ -18,40 +19,28 @@ use serde_json::Value;
 const ATTACH: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_secs(5);
 
-/// 1000 bytes and headers each, one way.
-const EACH: u64 = 1042;
-
-fn datagrams(count: u64) -> Udp {
-    Udp {
-        datagrams: count,
-        each: 1000,
-        family: Family::V4,
-        together: 1,
-    }
-}
-
-fn sent(datagrams: u64) -> Counted {
-    Counted {
-        received: 0,
-        sent: datagrams * EACH,
-    }
-}
-
 #[test]
 fn a_tap_that_appears_is_metered_within_100_ms() -> Result<()> {
     Sandbox::run(|sandbox| {
-        let _scene = Scene::set(sandbox, "")?;
+        let scene = Scene::set(sandbox, "")?;
         let guests = Namespace::new()?;
-        let mut slowest = Duration::ZERO;
-        for machine in 110..120 {
-            let tap = Port::of(machine).tap();
-            let end = |name| links::End { name, mac: None };
-            links::veth(end(&tap), end(&format!("eth{machine}")), &guests)?;
-            let start = Instant::now();
-            links::up(&tap)?;
-            until_metered(&tap)?;
-            slowest = slowest.max(start.elapsed());
-        }
+        let kept_waiting = || stall::kept_waiting(scene.meterd.pid());
+        let mut machines = 110..=199;
+        let soon = |slowest: &Duration| *slowest < ATTACH;
+        let slowest = stall::undisturbed("the slowest of ten", soon, || {
+            let mut slowest = Duration::ZERO;
+            for machine in machines.by_ref().take(10) {
+                let tap = Port::of(machine).tap();
+                let end = |name| links::End { name, mac: None };
+                links::veth(end(&tap), end(&format!("eth{machine}")), &guests)?;
+                let (start, kept) = (Instant::now(), kept_waiting());
+                links::up(&tap)?;
+                until_metered(&tap)?;
+                let took = start.elapsed();
+                slowest = slowest.max(took.saturating_sub(kept_waiting() - kept));
+            }
+            Ok(slowest)
+        })?;
         println!("the slowest of ten was metered after {slowest:?}");
         assert!(slowest < ATTACH, "{slowest:?}");
         Ok(())
@@ -218,6 +207,16 @@ fn a_name_that_another_machine_takes_over_counts_for_that_one() -> Result<()> {
     })
 }
 
+fn until_counted(meterd: &Meterd<'_>, machine: &str, sent: u64) -> Result<()> {
+    wait::until("a count", Duration::from_millis(5), SOON, || {
+        Ok(match meterd.counted(machine)?.sent {
+            all if all == sent => Seen::Yes(()),
+            yet => Seen::NotYet(format!("{yet} of {sent} bytes")),
+        })
+    })
+    .map(drop)
+}
+
 /// The kernel's last word of a veth has not what was sent (its peer has parted by then), so
 /// that of one that goes before it could be looked at is said to be unknown, not guessed.
 #[test]
@@ -229,11 +228,15 @@ fn an_interface_that_lived_for_moments_is_credited_or_said_to_be_unknown() -> Re
         until_metered(&guest.tap)?;
         links::delete(&guest.tap)?;
         drop(guest);
-        for lifetime in [0, 10, 20, 30, 40, 50].map(Duration::from_millis) {
+        let moments = [0, 10, 20, 30, 40].map(|moment| Some(Duration::from_millis(moment)));
+        for lifetime in moments.into_iter().chain([None]) {
             let before = scene.meterd.counted("102")?.sent;
             let guest = scene.node.plug(Port::of(102))?;
             datagrams(10).run(&guest.party, &scene.node.world)?;
-            std::thread::sleep(lifetime);
+            match lifetime {
+                Some(lifetime) => std::thread::sleep(lifetime),
+                None => until_counted(&scene.meterd, "102", before + sent(10).sent)?,
+            }
             links::delete(&guest.tap)?;
             let counted = scene.meterd.counted("102")?.sent - before;
             if counted != sent(10).sent {
@@ -244,10 +247,7 @@ fn an_interface_that_lived_for_moments_is_credited_or_said_to_be_unknown() -> Re
                     events.iter().any(unknown),
                     "{counted} after {lifetime:?}: {events:#?}"
                 );
-                assert!(
-                    lifetime < Duration::from_millis(20),
-                    "{counted} after {lifetime:?}"
-                );
+                assert!(lifetime.is_some(), "{counted} though all was counted");
             }
         }
         Ok(())

@@ -14,10 +14,9 @@ use meter_tests::{
     meterd::{Counted, End, Meterd, binary, sample},
     needs,
     sandbox::Sandbox,
-    scene::{Scene, is_metered, until_metered},
+    scene::{EACH, Scene, datagrams, is_metered, until_metered},
     tap::Tap,
-    topology::{Family, Port},
-    traffic::Udp,
+    topology::Port,
     wait::{self, Seen},
 };
 use rustix::{
@@ -27,17 +26,6 @@ use rustix::{
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
-/// 1000 bytes and headers each, one way.
-const EACH: u64 = 1042;
-
-fn datagrams(count: u64) -> Udp {
-    Udp {
-        datagrams: count,
-        each: 1000,
-        family: Family::V4,
-        together: 1,
-    }
-}
 
 const UUIDS: [&str; 2] = [
     "4dea22b3-1d52-d8f3-2516-782e98ab3fa0",

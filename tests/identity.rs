@@ -4,10 +4,10 @@
 use std::{fs, time::Duration};
 
 use meter_tests::{
-    Context, Result, links,
+    Context, Failure, Result, links,
     meterd::{Counted, End},
     sandbox::Sandbox,
-    scene::{EVERY_TAP, MACHINE, Scene},
+    scene::{EVERY_TAP, MACHINE, Scene, is_metered},
     topology::Port,
     traffic::ping,
 };
@@ -39,6 +39,56 @@ fn reboot(scene: &mut Scene<'_>, sandbox: &Sandbox, name: &str) -> Result<()> {
     mount_bind(&file, BOOT_ID).could_not(|| "rename the boot")?;
     scene.guest = scene.node.plug(Port::of(101))?;
     Ok(())
+}
+
+/// What a later version leaves: its layout's name on the pins, its schema's on the ledger.
+fn a_later_version_ran(scene: &Scene<'_>) -> Result<()> {
+    let list = || fs::read_dir(scene.meterd.pins()).could_not(|| "list the pins");
+    for layout in list()?.flatten() {
+        let later = scene.meterd.pins().join("v4000000000");
+        fs::rename(layout.path(), later).could_not(|| "rename the pins")?;
+    }
+    let ledger = scene.meterd.directory().join("state/ledger.db");
+    let later = rusqlite::Connection::open(ledger)
+        .and_then(|ledger| ledger.pragma_update(None, "user_version", 99));
+    later.map_err(|error| Failure::new(format!("give it another schema: {error}")))
+}
+
+#[test]
+fn after_going_back_to_a_version_of_another_layout_and_schema_every_byte_is_there_once()
+-> Result<()> {
+    Sandbox::run(|sandbox| {
+        let mut scene = Scene::set(sandbox, "")?;
+        traffic(&scene, 5)?;
+        let backup = sandbox.root().join("before.db").display().to_string();
+        scene.meterd.text(&["backup", &backup])?;
+        // The later version counts on in the same maps, and is stopped.
+        traffic(&scene, 7)?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(12));
+        scene.meterd.stop(End::Asked)?;
+        a_later_version_ran(&scene)?;
+        traffic(&scene, 9)?;
+        let before = scene.meterd.log().len();
+        scene.meterd.launch()?;
+        let status = scene.meterd.wait()?;
+        let log = scene.meterd.log();
+        assert_eq!(status.code(), Some(65), "{}", &log[before..]);
+        for words in ["a newer meterd wrote it", "schema 99", "restore a backup"] {
+            assert!(log[before..].contains(words), "{words}: {}", &log[before..]);
+        }
+        // It has touched nothing.
+        traffic(&scene, 11)?;
+        scene.meterd.text(&["restore", &backup])?;
+        scene.meterd.start()?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(32));
+        traffic(&scene, 1)?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(33));
+        assert!(is_metered("tap101i0")?, "one program a hook");
+        assert_eq!(scene.meterd.json(&["verify"])?["ok"], true);
+        let layouts = fs::read_dir(scene.meterd.pins()).could_not(|| "list the pins")?;
+        assert_eq!(layouts.count(), 1);
+        Ok(())
+    })
 }
 
 #[test]

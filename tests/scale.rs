@@ -1,4 +1,5 @@
 //! Five hundred interfaces at once, and what the start does to the whole machine meanwhile.
+#![expect(clippy::print_stdout, reason = "a test shows what it measured")]
 
 use std::{
     fs,
@@ -12,11 +13,24 @@ use meter_tests::{
     meterd::{self, Meterd},
     sandbox::{Namespace, Sandbox},
     scene::EVERY_TAP,
+    stall,
     wait::{self, Seen},
 };
 
 const MANY: usize = 500;
 const EXPEDITED: &str = "/sys/kernel/rcu_expedited";
+
+/// The switch is the machine's: another attacher's moment may be seen, too.
+fn until_put_back(before: &str) -> Result<()> {
+    wait::until(EXPEDITED, Duration::from_millis(5), SOON, || {
+        let now = expedited()?;
+        Ok(match now == before {
+            true => Seen::Yes(()),
+            false => Seen::NotYet(format!("{now}, not {before}: it was not put back")),
+        })
+    })
+    .map(drop)
+}
 
 fn expedited() -> Result<String> {
     fs::read_to_string(EXPEDITED).could_not(|| format!("read {EXPEDITED}"))
@@ -46,8 +60,17 @@ fn attached(indices: &[u32]) -> Result<usize> {
     Ok(count)
 }
 
+const SOON: Duration = Duration::from_secs(2);
+
 #[test]
 fn five_hundred_interfaces_are_attached_in_less_than_two_seconds() -> Result<()> {
+    let took = stall::undisturbed("attaching", |took| *took < SOON, attach_many)?;
+    assert!(took < SOON, "{took:?}");
+    Ok(())
+}
+
+/// Attaches five hundred, and tells how long that took.
+fn attach_many() -> Result<Duration> {
     Sandbox::run(|sandbox| {
         let (_guests, indices) = plug_many()?;
         let before = expedited()?;
@@ -72,12 +95,11 @@ fn five_hundred_interfaces_are_attached_in_less_than_two_seconds() -> Result<()>
             "ready after {:?}, all attached after {elapsed:?}",
             elapsed - rest
         );
-        assert_eq!(expedited()?, before, "{EXPEDITED} was not put back");
-        assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+        until_put_back(&before)?;
         let resident = resident(meterd.pid())?;
         println!("{resident} kB resident");
         assert!(resident < 64 * 1024, "{resident} kB");
-        Ok(())
+        Ok(elapsed)
     })
 }
 
@@ -132,7 +154,7 @@ fn a_kill_in_mid_attach_leaves_rcu_expedited_as_it_was_once_the_daemon_has_start
             "the kill came too late to be in mid-attach"
         );
         meterd.start()?;
-        assert_eq!(expedited()?, before, "{EXPEDITED} was not put back");
+        until_put_back(&before)?;
         assert_eq!(attached(&indices)?, 2 * MANY);
         Ok(())
     })
@@ -140,6 +162,13 @@ fn a_kill_in_mid_attach_leaves_rcu_expedited_as_it_was_once_the_daemon_has_start
 
 #[test]
 fn five_hundred_interfaces_are_detached_in_less_than_two_seconds() -> Result<()> {
+    let took = stall::undisturbed("detaching", |took| *took < SOON, detach_many)?;
+    assert!(took < SOON, "{took:?}");
+    Ok(())
+}
+
+/// Detaches five hundred, and tells how long that took.
+fn detach_many() -> Result<Duration> {
     Sandbox::run(|sandbox| {
         let (_guests, indices) = plug_many()?;
         let mut meterd = Meterd::new(sandbox, EVERY_TAP)?;
@@ -147,10 +176,10 @@ fn five_hundred_interfaces_are_detached_in_less_than_two_seconds() -> Result<()>
         let before = expedited()?;
         let start = Instant::now();
         meterd.text(&["detach"])?;
-        println!("detached after {:?}", start.elapsed());
+        let elapsed = start.elapsed();
+        println!("detached after {elapsed:?}");
         assert_eq!(attached(&indices)?, 0);
-        assert_eq!(expedited()?, before);
-        assert!(start.elapsed() < Duration::from_secs(2));
-        Ok(())
+        until_put_back(&before)?;
+        Ok(elapsed)
     })
 }

@@ -21,6 +21,7 @@ use meter_tests::{
     routing::{self, Picture, Route},
     sandbox::Sandbox,
     scene::until_metered,
+    stall,
     tap::Tap,
     topology::{BRIDGE, Node, Party, Port},
 };
@@ -84,7 +85,7 @@ fn details(meterd: &Meterd<'_>, event: &str) -> Result<Vec<String>> {
 
 #[test]
 fn whatever_ends_a_suspension_the_link_has_again_all_that_it_had() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let (guest, before, meterd) = scene(sandbox)?;
         let lifted = |how: &str, lift: &dyn Fn() -> Result<()>| -> Result<()> {
             until_down(TAP)?;
@@ -129,7 +130,7 @@ fn whatever_ends_a_suspension_the_link_has_again_all_that_it_had() -> Result<()>
 
 #[test]
 fn detaching_gives_the_link_back_with_the_daemon_running_stopped_or_dead() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let (_guest, before, mut meterd) = scene(sandbox)?;
         for how in [None, Some(Stop::Asked), Some(Stop::Killed)] {
             meterd.text(&["suspend", MACHINE])?;
@@ -164,7 +165,7 @@ fn detaching_gives_the_link_back_with_the_daemon_running_stopped_or_dead() -> Re
 
 #[test]
 fn a_kill_at_any_point_of_a_suspension_or_a_release_loses_nothing_of_the_link() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let (_guest, before, mut meterd) = scene(sandbox)?;
         let mut seed = 0x5eed_u64;
         let mut halfway = 0;
@@ -201,12 +202,12 @@ fn a_kill_at_any_point_of_a_suspension_or_a_release_loses_nothing_of_the_link() 
 
 #[test]
 fn a_link_that_somebody_sets_up_is_down_again_at_once_and_without_a_fight() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let (_guest, before, meterd) = scene(sandbox)?;
         meterd.text(&["suspend", MACHINE])?;
         until_down(TAP)?;
         links::up(TAP)?;
-        let waited = until_down(TAP)?;
+        let (_, waited) = stall::timed(|| until_down(TAP))?;
         println!("down again after {waited:?}");
         assert!(waited < Duration::from_secs(2), "{waited:?}");
         let repairs = || -> Result<f64> {
@@ -221,11 +222,14 @@ fn a_link_that_somebody_sets_up_is_down_again_at_once_and_without_a_fight() -> R
         while begun.elapsed() < Duration::from_secs(4) {
             links::up(TAP)?;
             times += 1;
-            longest = longest.max(until_down(TAP)?);
+            longest = longest.max(stall::timed(|| until_down(TAP))?.1);
         }
         let answered = repairs()? - one;
-        println!("set up {times} times in 4 s, {answered} answers, the longest after {longest:?}");
-        assert!(answered <= 8.0, "{answered} in 4 s");
+        let seconds = begun.elapsed().as_secs_f64();
+        println!(
+            "set up {times} times in {seconds:.1} s, {answered} answers, the longest after {longest:?}"
+        );
+        assert!(answered <= 2.0 * seconds, "{answered} in {seconds} s");
         assert!(longest < Duration::from_secs(2), "{longest:?}");
         let said = details(&meterd, "enforcement-changed")?;
         let fights = said.iter().filter(|it| it.contains("down again")).count();
@@ -249,7 +253,7 @@ fn a_link_that_somebody_sets_up_is_down_again_at_once_and_without_a_fight() -> R
 
 #[test]
 fn an_interface_made_anew_or_renamed_is_held_and_gets_nothing_of_the_old_one() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let (guest, before, meterd) = scene(sandbox)?;
         meterd.text(&["suspend", MACHINE])?;
         until_down(TAP)?;
@@ -277,7 +281,7 @@ fn an_interface_made_anew_or_renamed_is_held_and_gets_nothing_of_the_old_one() -
 
 #[test]
 fn a_link_that_was_down_before_stays_down() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let (_guest, _before, meterd) = scene(sandbox)?;
         links::down(TAP)?;
         let before = routing::picture(TAP)?;
@@ -294,7 +298,7 @@ fn a_link_that_was_down_before_stays_down() -> Result<()> {
 
 #[test]
 fn what_cannot_be_put_back_is_said_and_tried_until_it_can() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let (_guest, before, meterd) = scene(sandbox)?;
         meterd.text(&["suspend", MACHINE])?;
         until_down(TAP)?;
@@ -336,7 +340,7 @@ fn what_cannot_be_put_back_is_said_and_tried_until_it_can() -> Result<()> {
 
 #[test]
 fn a_link_with_something_that_could_not_be_put_back_stays_up_and_nothing_passes() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let (guest, before, meterd) = scene(sandbox)?;
         let direct = [out(TAP)];
         let expiring = Route {
@@ -382,7 +386,7 @@ fn a_link_with_something_that_could_not_be_put_back_stays_up_and_nothing_passes(
 
 #[test]
 fn a_bridge_port_and_a_plain_tap_come_back_as_they_were_and_let_nothing_through() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let node = Node::new(sandbox)?;
         let guest = node.plug(Port::of(201))?;
         let mut plain = Tap::new("tap201i1")?;
@@ -430,7 +434,7 @@ fn a_bridge_port_and_a_plain_tap_come_back_as_they_were_and_let_nothing_through(
 
 #[test]
 fn what_cannot_be_noted_is_not_taken_down_until_it_can() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let _guest = routed()?;
         furnish(TAP)?;
         let before = routing::picture(TAP)?;

@@ -9,9 +9,13 @@ use core::sync::atomic::AtomicU64;
 
 /// The version of everything below. Pins live in a folder of this name.
 ///
-/// Every version takes over what another has pinned. So that it can, the tables of slots and
-/// [`Counters`] have been the same since layout 1, and whoever changes what they mean changes
-/// their size; and the fields of [`Interface`] keep their places, new ones come behind them.
+/// Every version takes over what another has pinned, an older one's and, so that going back
+/// works, a newer one's. So that it can, the tables of slots and [`Counters`] have been the same
+/// since layout 1; and since layout 2 so have [`Machine`], [`Arming`], [`Reached`], the exempt
+/// prefixes and what went past a shaper: what must be new about them gets a map of its own beside
+/// them. Whoever changes what one of them means all the same changes its size, and gives up that
+/// limits hold from one version to the other. The fields of [`Interface`] keep their places, new
+/// ones come behind them.
 pub const LAYOUT: u32 = 2;
 
 /// Interfaces with an ifindex below this are found by an array, those above by a hash.
@@ -79,6 +83,43 @@ pub struct Interface {
     pub reserved: [u32; 2],
 }
 
+/// How an interface's packets are counted and held to limits where nothing is out of the
+/// ordinary: what the program needs for it, found by the ifindex. It follows from the table of
+/// slots and from [`Interface`], and is made anew whenever a daemon starts; all the rest goes
+/// the long way, through those.
+///
+/// The program hands these words to its look-ups where they stand: a key of its own would have
+/// to be written to the stack, and behind that the verifier puts a barrier that takes longer
+/// than a look-up where the daemon is without `CAP_PERFMON`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct ShortWay {
+    /// Where its counters stand: [`ShortWay::counters`], or [`ShortWay::CLOSED`].
+    pub counters: AtomicU64,
+    /// Index of its [`Machine`].
+    pub machine: AtomicU64,
+}
+
+impl ShortWay {
+    /// Indexes that no map has: the packets go the long way.
+    pub const CLOSED: u64 = u64::MAX;
+
+    /// The index of a slot's received in the lower half, that of its sent in the upper.
+    #[must_use]
+    pub const fn counters(slot: u32) -> u64 {
+        counter_index(slot, Direction::Received) as u64
+            | (counter_index(slot, Direction::Sent) as u64) << 32
+    }
+}
+
+impl Interface {
+    /// Whether its packets need nothing but what a [`ShortWay`] has.
+    #[must_use]
+    pub const fn is_ordinary(&self) -> bool {
+        self.verdict == Verdict::Pass as u32 && self.shaper == 0
+    }
+}
+
 /// What becomes of an interface's packets before anything else does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
@@ -138,8 +179,15 @@ pub struct Machine {
     pub small_clock: [AtomicU64; 2],
     /// 1 where exempt traffic passes a suspension, too.
     pub exempt_when_suspended: AtomicU64,
-    /// Zero.
-    pub reserved: AtomicU64,
+    /// Bit n is set where none of the group's prefixes has an address whose first byte is n,
+    /// modulo 64: [`first_byte_bit`]. Then there is nothing to look up.
+    pub never_exempt: AtomicU64,
+}
+
+/// The bit of [`Machine::never_exempt`] for addresses that begin so.
+#[must_use]
+pub const fn first_byte_bit(first: u8) -> u64 {
+    1 << (first % 64)
 }
 
 /// Where the limits of a machine stand that were armed as its `arming`th: each machine has
@@ -269,6 +317,8 @@ pub enum CountBytes {
 
 const _: () = assert!(size_of::<Counters>() == 64);
 const _: () = assert!(size_of::<Interface>() == 32);
+const _: () = assert!(size_of::<ShortWay>() == 16);
+const _: () = assert!(cfg!(target_endian = "little"));
 const _: () = assert!(size_of::<Machine>() == 128);
 const _: () = assert!(core::mem::offset_of!(Machine, told) == 64);
 const _: () = assert!(size_of::<Boundary>() == 40);

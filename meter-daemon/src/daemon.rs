@@ -7,10 +7,12 @@ mod arm;
 mod attach;
 mod audit;
 mod discover;
+mod divide;
 mod drops;
 mod enforce;
 mod figures;
 mod guests;
+mod hindered;
 mod history;
 mod interfaces;
 mod known;
@@ -50,9 +52,11 @@ pub use self::{
 use crate::{
     api::{self, Call, access::Access},
     config::Config,
+    engine::Enforcement,
     host::{
         links::{Link, LinkChange, Links},
         memory,
+        netfilter::ChainChanges,
         reached::{LimitEvent, LimitEvents},
     },
     ledger::Retention,
@@ -105,12 +109,15 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     // Subscribed before the first dump: no change falls in between.
     let mut links = Links::open()?;
+    let mut chains = chain_changes();
     let mut node = Node::open_when_free(Arc::new(config), &links).await?;
     let (calls, mut asked) = mpsc::channel(CALLS);
     let doors = Doors::open(&node.config, &calls).await?;
     drop(calls);
     let mut reached = node.limit_events()?;
     node.start(&links).await?;
+    // A log that is damaged costs at most what came since: the slots are in the ledger itself.
+    node.checkpoint();
     memory::give_back();
     notify(&[sd_notify::NotifyState::Ready]);
     info!(
@@ -137,6 +144,10 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
             change = links.next() => {
                 node.see(change);
                 settle(&mut node, &mut links, SETTLE).await;
+            }
+            () = changed(&mut chains) => {
+                settle(&mut node, &mut links, Duration::ZERO).await;
+                node.look_at_shapers().await;
             }
             event = rested(rest, &mut reached) => {
                 let began = Instant::now();
@@ -229,6 +240,22 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
 async fn rested(until: Instant, reached: &mut LimitEvents) -> io::Result<LimitEvent> {
     tokio::time::sleep_until(until).await;
     reached.next().await
+}
+
+/// Of nftables; where the kernel does not tell us of them, each poll looks.
+fn chain_changes() -> Option<ChainChanges> {
+    ChainChanges::open().unwrap_or_else(|failure| {
+        warn!("{failure}; chains at an interface's ingress are noticed by the poll");
+        None
+    })
+}
+
+/// Waits for a change; for ever where nobody tells of any.
+async fn changed(chains: &mut Option<ChainChanges>) {
+    match chains {
+        Some(chains) => chains.next().await,
+        None => future::pending().await,
+    }
 }
 
 /// Sleeps until then; for ever where there is no then.
@@ -364,10 +391,29 @@ impl Node {
                 self.quiet.disturbed(ifindex, now);
                 if self.enforcer.touches(ifindex) {
                     self.qdiscs_changed.insert(ifindex);
+                } else if self.is_throttled(ifindex) {
+                    // Policed, since its root is somebody's, who may have taken it away.
+                    self.quiet.wait_for(ifindex);
                 }
             }
+            LinkChange::FiltersChanged { ifindex } => match self.enforcer.redirects(ifindex) {
+                // What stands there now is not to be led past, from now on.
+                Some(true) => {
+                    self.qdiscs_changed.insert(ifindex);
+                }
+                Some(false) => {
+                    self.quiet.disturbed(ifindex, now);
+                    self.quiet.wait_for(ifindex);
+                }
+                None => {}
+            },
             LinkChange::Overrun => self.overrun = true,
         }
+    }
+
+    fn is_throttled(&self, ifindex: u32) -> bool {
+        let claim = self.interfaces.claim(ifindex);
+        claim.is_some_and(|claim| matches!(self.wanted(&claim.machine), Enforcement::Throttle(_)))
     }
 
     /// A machine's interface that came and went before it could be metered is at least told of.
@@ -404,6 +450,7 @@ impl Node {
         changed.append(&mut self.links_changed);
         if !changed.is_empty() {
             self.apply_to(Which::These(changed)).await;
+            self.tell_pending();
         }
     }
 

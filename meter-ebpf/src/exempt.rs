@@ -5,9 +5,12 @@ use aya_ebpf::{
     maps::{LpmTrie, lpm_trie::Key},
     programs::TcContext,
 };
-use meter_common::{EXEMPT_PREFIXES, ExemptV4, ExemptV6, GROUP_BITS};
+use meter_common::{EXEMPT_PREFIXES, ExemptV4, ExemptV6, GROUP_BITS, Machine, first_byte_bit};
 
-use crate::traffic::{ETH_P_IPV4, ETHERNET, Network, network};
+use crate::{
+    atomic::load,
+    traffic::{ETH_P_IPV4, ETH_P_IPV6, ETHERNET, Network, network},
+};
 
 /// By group and address: one for all plans.
 #[map]
@@ -15,6 +18,36 @@ static EXEMPT_V4: LpmTrie<ExemptV4, u32> = LpmTrie::with_max_entries(EXEMPT_PREF
 
 #[map]
 static EXEMPT_V6: LpmTrie<ExemptV6, u32> = LpmTrie::with_max_entries(EXEMPT_PREFIXES, 0);
+
+/// False where none of the machine's prefixes begins like the far end's address: most packets
+/// are told apart by this, at a tenth of what walking a trie takes. True where it cannot say.
+#[inline(always)]
+pub fn may_be<const SENT: bool>(ctx: &TcContext, machine: &Machine) -> bool {
+    // SAFETY: the kernel hands every program a context that outlives the call.
+    let protocol = u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16);
+    // Where RFC 791 and RFC 8200 put the addresses. An offset that is known when compiled: the
+    // verifier lets a process without CAP_PERFMON add no other to a packet's address.
+    let first = match (protocol, SENT) {
+        (ETH_P_IPV4, true) => byte::<{ ETHERNET as usize + 16 }>(ctx),
+        (ETH_P_IPV4, false) => byte::<{ ETHERNET as usize + 12 }>(ctx),
+        (ETH_P_IPV6, true) => byte::<{ ETHERNET as usize + 24 }>(ctx),
+        (ETH_P_IPV6, false) => byte::<{ ETHERNET as usize + 8 }>(ctx),
+        _ => None,
+    };
+    first.is_none_or(|first| load(&machine.never_exempt) & first_byte_bit(first) == 0)
+}
+
+/// A byte of the frame, if it lies in the part that can be read directly.
+#[inline(always)]
+fn byte<const AT: usize>(ctx: &TcContext) -> Option<u8> {
+    let (start, end) = (ctx.data(), ctx.data_end());
+    if start + AT + 1 > end {
+        return None;
+    }
+    // SAFETY: between the packet's start and its end, as just seen. Volatile, so that the
+    // compiler makes no variable of the offset.
+    Some(unsafe { ((start + AT) as *const u8).read_volatile() })
+}
 
 /// Whether the packet goes to, or comes from, an exempt prefix of this group.
 #[inline(never)]

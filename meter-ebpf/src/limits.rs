@@ -48,19 +48,24 @@ pub struct Packet {
 /// then it has spent nothing.
 #[inline(always)]
 pub fn admit<const SENT: bool>(machine: &Machine, packet: &Packet) -> u32 {
-    let received = load(&machine.spent_received);
-    let sent = load(&machine.spent_sent);
-    if received >= load(&machine.nearest_received)
-        || sent >= load(&machine.nearest_sent)
-        || received + sent >= load(&machine.nearest_sum)
-    {
+    if !is_within(machine) {
         let stopped = beyond::<SENT>(machine, packet);
         if stopped != PASSES {
             return stopped;
         }
     }
-    spend::<SENT>(machine, packet);
+    spend::<SENT>(machine, packet.machine.into(), packet.bytes);
     PASSES
+}
+
+/// Whether no boundary is reached.
+#[inline(always)]
+pub fn is_within(machine: &Machine) -> bool {
+    let received = load(&machine.spent_received);
+    let sent = load(&machine.spent_sent);
+    received < load(&machine.nearest_received)
+        && sent < load(&machine.nearest_sent)
+        && received + sent < load(&machine.nearest_sum)
 }
 
 /// What exempt traffic meets: it spends nothing and is not policed.
@@ -69,8 +74,9 @@ pub fn standing(machine: &Machine, index: u32) -> u32 {
     parted(sentence(machine, index.into())).0
 }
 
+/// Adds what passed, and tells the daemon if a boundary is reached by it.
 #[inline(always)]
-fn spend<const SENT: bool>(machine: &Machine, packet: &Packet) {
+pub fn spend<const SENT: bool>(machine: &Machine, index: u64, bytes: u64) {
     let (own, other, nearest) = if SENT {
         (
             &machine.spent_sent,
@@ -84,13 +90,13 @@ fn spend<const SENT: bool>(machine: &Machine, packet: &Packet) {
             &machine.nearest_received,
         )
     };
-    add(own, packet.bytes);
+    add(own, bytes);
     // The loads are not older than the addition, so that of two CPUs that add at once, be it to
     // different directions, at least one sees both additions. (Where a processor holds less
     // than that, the next packet to be stopped tells the daemon.)
     let own = load(own);
     if own >= load(nearest) || own + load(other) >= load(&machine.nearest_sum) {
-        sentence(machine, packet.machine.into());
+        sentence(machine, index);
     }
 }
 

@@ -19,6 +19,7 @@ mod exempt;
 mod limits;
 mod log;
 mod police;
+mod short;
 mod traffic;
 mod verdict;
 
@@ -96,6 +97,16 @@ pub fn meter_sent(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn meter<const SENT: bool>(ctx: &TcContext) -> i32 {
+    match short::way::<SENT>(ctx) {
+        Some(()) => NEXT,
+        None => long_way::<SENT>(ctx),
+    }
+}
+
+/// Whatever the packet is. A function of its own, so that the short way needs no place on the
+/// stack.
+#[inline(never)]
+fn long_way<const SENT: bool>(ctx: &TcContext) -> i32 {
     let direction = if SENT {
         Direction::Sent
     } else {
@@ -164,7 +175,9 @@ fn machine(interface: &Interface) -> Option<&'static Machine> {
 #[inline(always)]
 fn is_exempt<const SENT: bool>(ctx: &TcContext, machine: &Machine) -> bool {
     let group = load(&machine.exempt_group);
-    group != u64::from(NO_GROUP) && exempt::is_exempt(ctx, SENT, group as u32)
+    group != u64::from(NO_GROUP)
+        && exempt::may_be::<SENT>(ctx, machine)
+        && exempt::is_exempt(ctx, SENT, group as u32)
 }
 
 /// It is against no limit, and goes past the shaper; a suspension stops it, if the plan says
@@ -187,7 +200,7 @@ fn pass_exempt<const SENT: bool>(
     count_exempt(counters, weight.bytes, weight.packets, ctx.len());
     if !SENT && interface.shaper != 0 {
         if let Some(past) = PAST_SHAPER.get_ptr_mut(slot) {
-            // SAFETY: as in `meter`: this CPU's own copy.
+            // SAFETY: as in `long_way`: this CPU's own copy.
             unsafe { *past += u64::from(ctx.len()) };
         }
         verdict::past_classes(ctx, interface.shaper);
@@ -196,7 +209,7 @@ fn pass_exempt<const SENT: bool>(
 }
 
 // What follows are functions of their own, since the compiler would share the additions' ends
-// between them and `meter`. A choice between two counters would become arithmetic on the
+// between them and `long_way`. A choice between two counters would become arithmetic on the
 // pointer, which the verifier refuses to a daemon without CAP_PERFMON.
 
 #[inline(never)]
@@ -253,7 +266,7 @@ fn into_shaper(ctx: &TcContext) -> Option<u32> {
         return None;
     }
     let counters = COUNTERS.get_ptr_mut(counter_index(slot, Direction::Sent))?;
-    // SAFETY: as in `meter`.
+    // SAFETY: as in `long_way`.
     unsafe { (*counters).shaped_bytes += traffic::weigh(ctx, COUNT_BYTES.load()).bytes };
     verdict::choose_class(ctx, interface.shaper);
     Some(interface.ifb)

@@ -61,10 +61,8 @@ pub struct Transport {
 pub fn weigh(ctx: &TcContext, basis: u32) -> Weight {
     let len = ctx.len();
     // SAFETY: the kernel hands every program a context that outlives the call.
-    let (gso_size, tagged) = unsafe { ((*ctx.skb.skb).gso_size, (*ctx.skb.skb).vlan_present) };
-    // The tag that the kernel took off the frame, or has yet to put on it, lies outside its
-    // length at both hooks.
-    let tag = if tagged != 0 { VLAN } else { 0 };
+    let gso_size = unsafe { (*ctx.skb.skb).gso_size };
+    let tag = tag(ctx);
     if gso_size != 0 {
         let weight = segments(ctx, basis, gso_size, tag);
         return Weight {
@@ -81,6 +79,15 @@ pub fn weigh(ctx: &TcContext, basis: u32) -> Weight {
         bytes: u64::from(bytes),
         packets: 1,
     }
+}
+
+/// The tag that the kernel took off the frame, or has yet to put on it, lies outside its length
+/// at both hooks.
+#[inline(always)]
+pub fn tag(ctx: &TcContext) -> u32 {
+    // SAFETY: as above.
+    let tagged = unsafe { (*ctx.skb.skb).vlan_present };
+    if tagged != 0 { VLAN } else { 0 }
 }
 
 const FRAME: u32 = CountBytes::Frame as u32;

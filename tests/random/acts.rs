@@ -1,23 +1,24 @@
 //! What may happen, drawn by lot from what is possible at that moment.
 
 use meter_tests::{foreign::Place, inspect::Hook};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     lots::Lots,
-    port::{Ingress, There},
+    port::{Attachment, Ingress, There},
     wanted::Wanted,
     world::{Daemon, MACHINES, PLANS, World},
 };
 
 /// One operation. A number is a plug's.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Act {
     Traffic(usize, Traffic),
     Suspend(u8),
     Lift(u8),
     LiftAll,
     TopUp(u8, u64),
-    SetPlan(u8, &'static str),
+    SetPlan(u8, String),
     /// To so much more than it has used.
     SetAllowance(u8, u64),
     UnsetAllowance(u8),
@@ -60,20 +61,20 @@ pub(crate) enum Act {
     Pause(u64),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Limit {
     Some,
     None,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Change {
     Add,
     Remove,
 }
 
 /// Frames one way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Traffic {
     pub(crate) sent: bool,
     pub(crate) exempt: bool,
@@ -168,7 +169,8 @@ fn command(lots: &mut Lots, world: &World<'_>) -> Act {
         return match lots.number(1, 3) {
             1 => Act::SetPlan(
                 machine,
-                lots.one(&["slow", "brisk", "cap", "cap", "ladder", "grace"]),
+                lots.one(&["slow", "brisk", "cap", "cap", "ladder", "grace"])
+                    .to_owned(),
             ),
             2 => Act::SetAllowance(machine, lots.number(1, 60_000)),
             _ => Act::Lift(machine),
@@ -179,8 +181,11 @@ fn command(lots: &mut Lots, world: &World<'_>) -> Act {
         11..=32 => Act::Lift(machine),
         33 => Act::LiftAll,
         34..=48 => Act::TopUp(machine, lots.number(10_000, 400_000)),
-        49..=60 => Act::SetPlan(machine, lots.one(&PLANS.map(|(name, _)| name))),
-        61..=72 => Act::SetPlan(machine, lots.one(&["slow", "brisk", "cap", "ladder"])),
+        49..=60 => Act::SetPlan(machine, lots.one(&PLANS.map(|(name, _)| name)).to_owned()),
+        61..=72 => Act::SetPlan(
+            machine,
+            lots.one(&["slow", "brisk", "cap", "ladder"]).to_owned(),
+        ),
         73..=93 => Act::SetAllowance(machine, lots.number(1, 120_000)),
         _ => Act::UnsetAllowance(machine),
     }
@@ -218,7 +223,17 @@ fn hypervisor(lots: &mut Lots, plug: usize, world: &World<'_>) -> Option<Act> {
 fn foreign(lots: &mut Lots, plug: usize, world: &World<'_>) -> Option<Act> {
     let there = world.plugs[plug].there.as_ref()?;
     let hook = lots.one(&Hook::BOTH);
-    match lots.number(1, 100) {
+    let kind = lots.number(1, 100);
+    if world.attachment == Attachment::Clsact {
+        return match kind {
+            1..=15 => Some(Act::Tbf(plug)),
+            16..=33 => Some(Act::Proxmox(plug, Limit::None)),
+            34..=56 => Some(Act::Pfifo(plug)),
+            57..=70 => Some(Act::DeleteRoot(plug)),
+            _ => (there.filters.len() < 3).then_some(Act::Clsact(plug, hook)),
+        };
+    }
+    match kind {
         // Theirs fail where somebody's clsact stands.
         1..=15 | 34..=42 if there.ingress == Ingress::Clsact => Some(Act::DropClsact(plug)),
         1..=15 => Some(Act::Proxmox(plug, Limit::Some)),

@@ -15,7 +15,7 @@ use crate::{
     port::{EXEMPT_IP, EXEMPT_MAC, There},
     wanted::Wanted,
     wire::Total,
-    world::{Daemon, World},
+    world::{Daemon, World, owner},
 };
 
 impl World<'_> {
@@ -121,6 +121,10 @@ impl World<'_> {
             return Ok(());
         };
         let moved = self.wire.total(&owner) - before;
+        if !self.metered.contains_key(&index) {
+            // The kernel's counters, from which it is credited, do not tell what is exempt.
+            self.wire.not_told_apart(&owner, moved.exempt, traffic.sent);
+        }
         if routed && traffic.sent || self.metered.get(&index) != Some(&owner) {
             return Ok(());
         }
@@ -286,7 +290,18 @@ impl World<'_> {
         self.wire.begin(of.port.mac())?;
         let default = self.roots.default(of.kind).clone();
         of.create(&default)?;
-        of.furnish(lots)
+        of.furnish(lots)?;
+        let Some(there) = &mut of.there else {
+            return Ok(());
+        };
+        let owner = owner(self.excluded, &there.name);
+        let held = owner.and_then(|owner| self.stood.get(&owner));
+        if self.daemon == Daemon::Running && held == Some(&Wanted::Hold) {
+            // It is taken down while it is furnished: what came between the last look at what it
+            // would lose, and that, nobody knows.
+            there.picture = None;
+        }
+        Ok(())
     }
 
     fn delete(&mut self, plug: usize) -> Result<()> {

@@ -1,7 +1,10 @@
 //! What stands on the node, by a look of its own: links, hooks and pins from `inspect`, qdiscs
 //! and classes from `tc`. Nothing here is meterd's.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use meter_tests::{
     Context, Result,
@@ -113,6 +116,17 @@ impl Found {
         let ours = self.links.keys().map(String::as_str);
         ours.filter(|name| name.starts_with("mtrd"))
     }
+}
+
+/// The devices with packets in their queues.
+pub(crate) fn waiting() -> Result<BTreeSet<String>> {
+    let text = run("tc -s -j qdisc show")?;
+    let all: Vec<Value> = serde_json::from_str(&text).could_not(|| "read what tc prints")?;
+    let waits = |qdisc: &&Value| qdisc["qlen"].as_u64().is_some_and(|packets| packets > 0);
+    let devices = all.iter().filter(waits);
+    Ok(devices
+        .filter_map(|qdisc| qdisc["dev"].as_str().map(str::to_owned))
+        .collect())
 }
 
 /// Without figures, and without whose it is.

@@ -48,6 +48,15 @@ enum Behind {
     Tap(Tap, Reader),
 }
 
+/// How meterd's programs hang on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attachment {
+    Tcx,
+    /// On a qdisc that others share, and that stands where Proxmox VE and libvirt want to put
+    /// theirs: those fail, and so are not tried.
+    Clsact,
+}
+
 /// What stands on `ingress`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ingress {
@@ -80,6 +89,8 @@ pub(crate) struct There {
     pub(crate) picture: Option<Picture>,
     /// It has something that could not be put back.
     pub(crate) obstacle: bool,
+    /// Whether it operated when it was last looked at: else its bridge forwards nothing.
+    pub(crate) operated: bool,
 }
 
 /// From the world's other address everything is exempt.
@@ -143,6 +154,7 @@ impl Plug {
             up: Some(true),
             picture: None,
             obstacle: false,
+            operated: false,
             name,
         };
         self.there = Some(there);
@@ -168,6 +180,9 @@ impl Plug {
                 let path = format!("/proc/sys/net/ipv6/conf/{name}/{key}");
                 std::fs::write(&path, value).could_not(|| format!("write {path}"))
             };
+            // What the node itself tells its neighbours of its groups, again and again at some
+            // instant, may meet a root that is being changed: then it was counted, and is nowhere.
+            sysctl("mldv2_unsolicited_report_interval", "3600000")?;
             sysctl("addr_gen_mode", "1")?;
             sysctl("disable_ipv6", "0")?;
             for words in [

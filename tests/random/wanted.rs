@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     found::{Found, Root},
-    port::{Ingress, Kind, There},
+    port::{Attachment, Ingress, Kind, There},
     world::{Roots, World, owner},
 };
 
@@ -26,13 +26,16 @@ pub(crate) enum Wanted {
     Exempt,
 }
 
+/// Whether its state is a rule's, and not staff's.
+pub(crate) fn is_by_rule(status: &Value) -> bool {
+    let rule = status["rule"].as_str();
+    rule.is_some_and(|rule| rule.contains('%'))
+}
+
 /// Of a machine, by its `status`.
 pub(crate) fn of(status: &Value, dry_run: bool) -> Wanted {
     // A plan that does not enforce decides only; staff are no part of it.
-    let by_rule = status["rule"]
-        .as_str()
-        .is_some_and(|rule| rule.contains('%'));
-    if dry_run || status["plan"] == "watched" && by_rule {
+    if dry_run || status["plan"] == "watched" && is_by_rule(status) {
         return Wanted::Pass;
     }
     match status["state"].as_str() {
@@ -54,7 +57,7 @@ pub(crate) fn differences(
 ) -> Result<Vec<String>> {
     let mut said = Vec::new();
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let mut seen = Seen::default();
+    let mut seen = Seen::new(world.attachment);
     let (excluded, dry_run) = (world.excluded, world.dry_run);
     let roots = &world.roots;
     for plug in &mut world.plugs {
@@ -97,7 +100,7 @@ pub(crate) fn differences(
 
 /// As if all were nobody's.
 pub(crate) fn nothing(world: &mut World<'_>, found: &Found) -> Result<Vec<String>> {
-    let mut seen = Seen::default();
+    let mut seen = Seen::new(world.attachment);
     let roots = &world.roots;
     for plug in &mut world.plugs {
         if let Some(there) = &mut plug.there {
@@ -127,8 +130,9 @@ pub(crate) fn outlives(world: &World<'_>, found: &Found) -> Vec<String> {
 }
 
 /// What of ours was to be expected, and what differs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seen {
+    attachment: Attachment,
     pins: BTreeSet<String>,
     ifbs: BTreeSet<String>,
     said: Vec<String>,
@@ -136,6 +140,16 @@ struct Seen {
 }
 
 impl Seen {
+    fn new(attachment: Attachment) -> Self {
+        Self {
+            attachment,
+            pins: BTreeSet::new(),
+            ifbs: BTreeSet::new(),
+            said: Vec::new(),
+            known: BTreeSet::new(),
+        }
+    }
+
     fn interface(
         &mut self,
         there: &mut There,
@@ -153,21 +167,39 @@ impl Seen {
         let foreign = [&roots.libvirt, &roots.pfifo].contains(&&there.roots[0]);
         // Where a root stands that could not be put back, the machine is policed.
         let shaped = matches!(wanted, Some(Wanted::Throttle(_))) && !foreign;
+        // A redirect would lead past what others have behind us.
+        let redirected = shaped
+            && match self.attachment {
+                Attachment::Tcx => {
+                    there.ingress != Ingress::Police
+                        && there.filters.iter().all(|(hook, _)| *hook != Hook::Sent)
+                }
+                Attachment::Clsact => true,
+            };
         if shaped {
             self.ifbs.insert(format!("mtrd{}", there.index));
+        }
+        // A filter holds its program without a link.
+        let pinned = self.attachment == Attachment::Tcx;
+        if redirected && pinned {
             self.pins.insert(format!("{}-shape", there.index));
         }
-        if wanted.is_some() {
+        if wanted.is_some() && pinned {
             for hook in ["sent", "received"] {
                 self.pins.insert(format!("{}-{hook}", there.index));
             }
         }
-        self.programs(there, wanted, shaped, found);
+        self.programs(there, wanted, redirected, found);
+        self.ingress(there, wanted, found);
         self.root(there, kind, shaped, found);
         self.link(there, wanted, link.up)
     }
 
-    fn programs(&mut self, there: &There, wanted: Option<Wanted>, shaped: bool, found: &Found) {
+    fn programs(&mut self, there: &There, wanted: Option<Wanted>, redirected: bool, found: &Found) {
+        let sent = match self.attachment {
+            Attachment::Tcx => &["meter_sent", "shape_sent"],
+            Attachment::Clsact => &["meter_sent", "mark_sent"],
+        };
         for hook in Hook::BOTH {
             let programs = found.programs(&there.name, hook);
             let ours: Vec<&str> = programs
@@ -176,10 +208,10 @@ impl Seen {
                 .filter(|name| *name != "foreign")
                 .collect();
             let (meter, shape): (&[&str], &[&str]) = match hook {
-                Hook::Sent => (&["meter_sent"], &["meter_sent", "shape_sent"]),
+                Hook::Sent => (&["meter_sent"], sent),
                 Hook::Received => (&["meter_received"], &["meter_received"]),
             };
-            let fine = match (wanted, shaped) {
+            let fine = match (wanted, redirected) {
                 (None, _) => ours.is_empty(),
                 (_, false) => ours == meter,
                 (_, true) => ours == shape,
@@ -193,15 +225,21 @@ impl Seen {
                 ));
             }
         }
+    }
+
+    fn ingress(&mut self, there: &There, wanted: Option<Wanted>, found: &Found) {
         let ingress = found.ingress.get(&there.name).map(String::as_str);
-        let theirs = match there.ingress {
+        let expected = match there.ingress {
+            Ingress::Nothing if wanted.is_some() && self.attachment == Attachment::Clsact => {
+                Some("clsact")
+            }
             Ingress::Nothing => None,
             Ingress::Police => Some("ingress"),
             Ingress::Clsact => Some("clsact"),
         };
-        if ingress != theirs {
+        if ingress != expected {
             self.said.push(format!(
-                "{} has {ingress:?} for ingress, theirs was {theirs:?}",
+                "{} has {ingress:?} for ingress, to be expected was {expected:?}",
                 there.name
             ));
         }

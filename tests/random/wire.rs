@@ -1,7 +1,7 @@
 //! What the machines have moved by the far ends' count, to be held against the ledger.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ops::{AddAssign, Sub},
 };
 
@@ -61,8 +61,9 @@ pub(crate) struct Wire {
     moved: BTreeMap<String, Total>,
     /// Ledger and wire when they were last compared.
     agreed: BTreeMap<String, (Total, Total)>,
-    /// Of these something was lost, by what the test did to them.
-    inexact: BTreeSet<String>,
+    /// Of these something was lost, by what the test did to them; with ledger and wire at the
+    /// last look, as they begin anew only when both stand still.
+    inexact: BTreeMap<String, Option<(Total, Total)>>,
     /// How often ledger and wire were compared, each machine by itself, with something to tell.
     pub(crate) compared: u64,
 }
@@ -74,7 +75,7 @@ impl Wire {
             from: BTreeMap::new(),
             moved: BTreeMap::new(),
             agreed: BTreeMap::new(),
-            inexact: BTreeSet::new(),
+            inexact: BTreeMap::new(),
             compared: 0,
         })
     }
@@ -129,9 +130,24 @@ impl Wire {
         !self.inexact.is_empty()
     }
 
+    /// Whether this machine's is.
+    pub(crate) fn is_lost(&self, machine: &str) -> bool {
+        self.inexact.contains_key(machine)
+    }
+
     /// What a routed guest sent: its far end is the node itself.
     pub(crate) fn sent(&mut self, machine: &str, total: Total) {
         *self.moved.entry(machine.to_owned()).or_default() += total;
+    }
+
+    /// So much of what was taken for exempt counts like the rest.
+    pub(crate) fn not_told_apart(&mut self, machine: &str, exempt: u64, sent: bool) {
+        let total = self.moved.entry(machine.to_owned()).or_default();
+        total.exempt -= exempt;
+        match sent {
+            true => total.sent += exempt,
+            false => total.received += exempt,
+        }
     }
 
     pub(crate) fn total(&self, machine: &str) -> Total {
@@ -140,34 +156,37 @@ impl Wire {
 
     /// The next comparison of this machine is a new beginning.
     pub(crate) fn lost(&mut self, machine: &str) {
-        self.inexact.insert(machine.to_owned());
+        self.inexact.entry(machine.to_owned()).or_default();
     }
 
     pub(crate) fn everything_lost(&mut self, machines: &[String]) {
-        self.inexact.extend(machines.iter().cloned());
+        for machine in machines {
+            self.lost(machine);
+        }
     }
 
     /// What differs since they last agreed.
     pub(crate) fn difference(&mut self, machine: &str, ledger: Total) -> Option<String> {
         let wire = self.total(machine);
-        if let Some((ledger_before, wire_before)) = self.agreed.get(machine).copied()
-            && !self.inexact.contains(machine)
-        {
-            let (ledger, wire) = (ledger - ledger_before, wire - wire_before);
-            if ledger != wire {
-                return Some(format!(
-                    "{machine} has moved {wire:?} since the last comparison, and the ledger took {ledger:?}"
-                ));
-            }
+        if let Some(seen) = self.inexact.get_mut(machine) {
+            let before = seen.replace((ledger, wire));
+            return (before != Some((ledger, wire)))
+                .then(|| format!("{machine} begins anew, at {wire:?} and {ledger:?}"));
         }
-        None
+        let (ledger_before, wire_before) = self.agreed.get(machine).copied()?;
+        let (ledger, wire) = (ledger - ledger_before, wire - wire_before);
+        (ledger != wire).then(|| {
+            format!(
+                "{machine} has moved {wire:?} since the last comparison, and the ledger took {ledger:?}"
+            )
+        })
     }
 
     /// They agree, or begin anew.
     pub(crate) fn agree(&mut self, machine: &str, ledger: Total) {
         let wire = self.total(machine);
         let before = self.agreed.insert(machine.to_owned(), (ledger, wire));
-        let anew = self.inexact.remove(machine);
+        let anew = self.inexact.remove(machine).is_some();
         if !anew && before.is_some_and(|(_, before)| before != wire) {
             self.compared += 1;
         }

@@ -3,6 +3,8 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Context, Result,
     inspect::{Hook, tcmsg},
@@ -12,7 +14,7 @@ use crate::{
 };
 
 /// Where on a TCX hook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Place {
     /// Before all that is there.
     First,

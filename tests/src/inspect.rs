@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Context, Failure, Result, links,
     netlink::{Attributes, Message, Netlink},
@@ -23,7 +25,7 @@ const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_ID: u16 = 11;
 
 /// A hook of an interface. Directions are the guest's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Hook {
     /// Ingress of the host end: what the guest sends.
     Sent,

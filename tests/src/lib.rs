@@ -26,6 +26,7 @@ pub mod routed;
 pub mod routing;
 pub mod sandbox;
 pub mod scene;
+pub mod stall;
 pub mod strace;
 mod sys;
 pub mod table;

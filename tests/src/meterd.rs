@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     Context, Failure, Result, http,
     sandbox::Sandbox,
-    sys,
+    stall, sys,
     wait::{self, Seen},
 };
 
@@ -29,6 +29,7 @@ pub struct Meterd<'a> {
     sandbox: &'a Sandbox,
     directory: PathBuf,
     zones: Option<PathBuf>,
+    as_the_unit: bool,
     child: Option<Child>,
 }
 
@@ -88,6 +89,7 @@ impl<'a> Meterd<'a> {
             sandbox,
             directory,
             zones: None,
+            as_the_unit: false,
             child: None,
         };
         meterd.configure(config)?;
@@ -206,8 +208,19 @@ impl<'a> Meterd<'a> {
         ready.map(|_| ())
     }
 
+    /// From now on it runs as its systemd unit lets it: as root, of which two capabilities are left.
+    pub const fn with_the_units_privileges(&mut self) {
+        self.as_the_unit = true;
+    }
+
     /// Starts `meterd run` and does not wait for anything.
     pub fn launch(&mut self) -> Result<()> {
+        if self.as_the_unit {
+            let mut setpriv = Command::new("setpriv");
+            setpriv.args(["--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all"]);
+            setpriv.arg("--no-new-privs");
+            return self.launch_under(setpriv);
+        }
         let command = self.command(&["run"])?;
         self.spawn(command)
     }
@@ -451,7 +464,7 @@ fn run_bounded(mut command: Command, arguments: &[&str]) -> Result<Output> {
         if let Some(status) = child.try_wait().could_not(what)? {
             break status;
         }
-        if start.elapsed() > START {
+        if start.elapsed() > START && !stall::of_links() {
             child.kill().could_not(what)?;
             child.wait().could_not(what)?;
             return Err(Failure::new(format!(

@@ -30,6 +30,16 @@ pub fn program(name: &str) -> bool {
     there
 }
 
+/// Whether two processors are there to do something at once.
+#[track_caller]
+pub fn two_processors() -> bool {
+    let there = std::thread::available_parallelism().is_ok_and(|number| number.get() > 1);
+    if !there {
+        say("two processors");
+    }
+    there
+}
+
 /// Whether the daemon under test can be shown another wall clock: a release build cannot.
 #[track_caller]
 pub fn shown_clock() -> Result<bool> {

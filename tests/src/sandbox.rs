@@ -5,7 +5,7 @@ use std::{
     fs::File,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     thread,
 };
 
@@ -20,8 +20,8 @@ use crate::{Context, Failure, Result, links, sys};
 /// Linux has and that nothing here needs, so that not even an empty directory is left.
 const ROOT: &str = "/dev/shm";
 
-/// Tests measure time and rates: one sandbox at a time in a process.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Tests measure time and rates, or move all that the machine can: such a test has it to itself.
+static MACHINE: RwLock<()> = RwLock::new(());
 
 /// The private place. It exists while the closure given to [`Sandbox::run`] runs.
 #[derive(Debug)]
@@ -31,10 +31,22 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Runs `test` in a thread that has left the machine's network and mounts. What fixtures
-    /// noted (the daemon's log) is shown if the test fails.
+    /// Runs `test`, and no other of this program meanwhile, in a thread that has left the
+    /// machine's network and mounts. What fixtures noted (the daemon's log) is shown if it
+    /// fails.
     pub fn run<T: Send>(test: impl FnOnce(&Self) -> Result<T> + Send) -> Result<T> {
-        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+        Self::inside(test)
+    }
+
+    /// As [`Self::run`], with as many others as the test harness has threads for: for tests that
+    /// mostly wait, and that do not mind if they wait longer.
+    pub fn beside<T: Send>(test: impl FnOnce(&Self) -> Result<T> + Send) -> Result<T> {
+        let _together = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+        Self::inside(test)
+    }
+
+    fn inside<T: Send>(test: impl FnOnce(&Self) -> Result<T> + Send) -> Result<T> {
         let outcome = thread::scope(|scope| {
             scope
                 .spawn(|| {

@@ -9,8 +9,10 @@ use crate::{
     inspect::{self, Hook},
     links,
     meterd::{Counted, Meterd},
+    paper::{UDP4_HEADERS, wire_bytes},
     sandbox::Sandbox,
-    topology::{Guest, Node, Party, Port, WAN},
+    topology::{Family, Guest, Node, Party, Port, WAN},
+    traffic::{Tcp, Udp},
     wait::{self, Seen},
 };
 
@@ -36,6 +38,44 @@ pub struct Scene<'a> {
 
 /// The machine of [`Scene::guest`] under [`EVERY_TAP`].
 pub const MACHINE: &str = "101";
+
+/// Every tap by its number, with the plan of [`Scene::strict`].
+pub const STRICT_TAPS: &str = r"
+[[discover]]
+interface = '^tap(?<machine>\d+)i\d+$'
+plan = 'strict'
+";
+
+/// What moves at all is throttled.
+pub const STRICT: &str = "
+allowance = '1 kB'
+[[rule]]
+used = '105%'
+throttle = '64 kbit/s'
+";
+
+/// So many of [`EACH`], one way.
+#[must_use]
+pub const fn datagrams(count: u64) -> Udp {
+    Udp {
+        datagrams: count,
+        each: 1000,
+        family: Family::V4,
+        together: 1,
+    }
+}
+
+/// What one of [`datagrams`] is on the wire.
+pub const EACH: u64 = wire_bytes(1000, 1000, UDP4_HEADERS);
+
+/// What is counted of a guest that has sent so many of [`datagrams`].
+#[must_use]
+pub const fn sent(datagrams: u64) -> Counted {
+    Counted {
+        received: 0,
+        sent: datagrams * EACH,
+    }
+}
 
 /// What moved while something happened, told twice.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +106,22 @@ impl<'a> Scene<'a> {
             capture,
             meterd,
         })
+    }
+
+    /// With the plan [`STRICT`] for every tap, and the daemon not started yet.
+    pub fn strict(sandbox: &'a Sandbox, keys: &str) -> Result<Self> {
+        let scene = Self::prepare(sandbox, &format!("{keys}{STRICT_TAPS}"))?;
+        scene.meterd.write("plans/strict.toml", STRICT)?;
+        Ok(scene)
+    }
+
+    /// Moves enough for the plan [`STRICT`], and waits for what follows.
+    pub fn throttle(&self) -> Result<()> {
+        Tcp::v4(10_000).run(&self.guest.party, &self.node.world)?;
+        let soon = Duration::from_secs(10);
+        self.meterd
+            .wait_for_state(MACHINE, "throttled", soon)
+            .map(drop)
     }
 
     /// With the daemon started.

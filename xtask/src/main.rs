@@ -43,15 +43,24 @@ Usage: cargo xtask VERB [OPTIONS]
                       every test, or those whose name contains FILTER, in two parts:
                       what needs no privilege, as you; what makes namespaces, links and
                       kernel programs, built as you and run as root (asks sudo)
-  test-crash          the power cut at 50 000 instants, and a kill in every system call by which
-                      the daemon changes a file or the kernel. Needs root (asks sudo); slow
-  test-random [--seed N] [--operations N]
+  test-crash [--quick]
+                      the power cut at 50 000 instants, and a kill in every system call by which
+                      the daemon changes a file or the kernel; --quick: 10 000, and each fifth
+                      call. Needs root (asks sudo); slow
+  test-random [--seed N] [--operations N] | --replay FILE
                       ten thousand random operations (or N) on a real node, of every kind that
                       may happen to one, drawn from a seed; after each, what stands is what
-                      should. Needs root (asks sudo); a quarter of an hour
-  test-kernel [--kernel VMLINUZ] [--modules FOLDER] [FILTER]
-                      what needs root, on another kernel, by default the newest
-                      /boot/vmlinuz-6.1*: booted in QEMU, emulated and so slow; needs no root
+                      should. One that breaks off leaves a file to do its last ones again.
+                      Needs root (asks sudo); a quarter of an hour
+  test-kernel [--debian 6.1|6.12 | --kernel VMLINUZ [--modules FOLDER]]
+              [--two-processors] [--only PROGRAM,…] [FILTER]
+                      what needs root, on another kernel: Debian 12's 6.1, the oldest supported,
+                      or its 6.12, fetched and checked by apt the first time and kept under
+                      <target>/test-kernel/, or one of your own. Booted in QEMU, emulated on one
+                      core and so slow, but its clock stands while it waits for this machine;
+                      with two processors it does not, and only what needs two is to be run.
+                      Of some test programs alone (`edis,limits`), or what is named like FILTER.
+                      Needs no root
   bench [--quick] [packets] [traffic] [scale] [cap]
                       what metering costs beside nftables, iptables and a naive eBPF counter,
                       a release build: a packet, traffic, many interfaces, bytes past a cap; all
@@ -124,7 +133,7 @@ enum Verb {
     Ebpf,
     Demo(demo::Selection),
     Test(test::Selection),
-    TestCrash,
+    TestCrash(test::Selection),
     TestRandom(test::Selection),
     TestKernel(test_kernel::Selection),
     Bench(bench::Subject),
@@ -144,7 +153,9 @@ impl Verb {
             ("test", rest) => test::Selection::read(rest)
                 .map(Self::Test)
                 .map_err(Failure::Usage),
-            ("test-crash", []) => Ok(Self::TestCrash),
+            ("test-crash", rest) => test::Selection::crashes(rest)
+                .map(Self::TestCrash)
+                .map_err(Failure::Usage),
             ("test-random", rest) => test::Selection::random(rest)
                 .map(Self::TestRandom)
                 .map_err(Failure::Usage),
@@ -157,9 +168,10 @@ impl Verb {
             ("lint", []) => Ok(Self::Lint(lint::Deny::IfInstalled)),
             ("lint", ["--install"]) => Ok(Self::Lint(lint::Deny::Install)),
             ("ci", []) => Ok(Self::Ci),
-            ("build" | "ebpf" | "lint" | "ci" | "test-crash", rest) => Err(Failure::Usage(
-                format!("`{verb}` does not take `{}`", rest.join(" ")),
-            )),
+            ("build" | "ebpf" | "lint" | "ci", rest) => Err(Failure::Usage(format!(
+                "`{verb}` does not take `{}`",
+                rest.join(" ")
+            ))),
             _ => Err(Failure::Usage(format!("there is no verb `{verb}`"))),
         }
     }
@@ -178,8 +190,9 @@ impl Verb {
             }
             Self::Demo(selection) => demo::run(project, steps, selection),
             Self::Test(selection) => test::run(project, steps, selection),
-            Self::TestCrash => test::run(project, steps, &test::Selection::every_crash()),
-            Self::TestRandom(selection) => test::run(project, steps, selection),
+            Self::TestCrash(selection) | Self::TestRandom(selection) => {
+                test::run(project, steps, selection)
+            }
             Self::TestKernel(selection) => test_kernel::run(project, steps, selection),
             Self::Bench(subject) => bench::run(project, steps, subject),
             Self::Lint(deny) => lint::run(project, steps, *deny),

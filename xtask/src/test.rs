@@ -7,7 +7,7 @@
 pub(crate) mod tally;
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io::{BufRead, BufReader, IsTerminal, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -32,6 +32,9 @@ const ROOT_TARGETS: [&str; 4] = ["kernel", "links", "shaping", "throttle"];
 /// Tests that need root measure times and rates; more at once would measure each other.
 const ROOT_THREADS: &str = "2";
 
+/// Those end to end say by their sandbox which may run beside others: those that mostly wait.
+const END_TO_END_THREADS: &str = "6";
+
 /// Which tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Selection {
@@ -42,29 +45,33 @@ pub(crate) struct Selection {
 }
 
 /// How much of what has no end is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Extent {
     /// A part, each time.
     Some,
-    /// Every instant at which a daemon is killed, or its power cut.
-    EveryCrash,
+    /// Instants at which a daemon is killed, each or each so manieth, and so many at which its
+    /// power is cut.
+    Crashes { each: u32, cuts: u32 },
     /// So many random operations, from this seed.
     Random { seed: u64, operations: u64 },
+    /// The operations in this file, which a run that broke off has left.
+    Again(PathBuf),
 }
 
 impl Extent {
     /// What the tests read it from.
-    fn variables(self) -> Vec<(&'static str, String)> {
+    fn variables(&self) -> Vec<(&'static str, OsString)> {
         match self {
             Self::Some => Vec::new(),
-            Self::EveryCrash => vec![
-                ("METERD_TEST_EVERY_KILL", "1".to_owned()),
-                ("METERD_TEST_POWER_CUTS", "50000".to_owned()),
+            Self::Crashes { each, cuts } => vec![
+                ("METERD_TEST_EVERY_KILL", each.to_string().into()),
+                ("METERD_TEST_POWER_CUTS", cuts.to_string().into()),
             ],
             Self::Random { seed, operations } => vec![
-                ("METERD_TEST_SEED", seed.to_string()),
-                ("METERD_TEST_OPERATIONS", operations.to_string()),
+                ("METERD_TEST_SEED", seed.to_string().into()),
+                ("METERD_TEST_OPERATIONS", operations.to_string().into()),
             ],
+            Self::Again(path) => vec![("METERD_TEST_REPLAY", path.into())],
         }
     }
 }
@@ -81,21 +88,29 @@ impl Default for Selection {
 }
 
 impl Selection {
-    /// The tests of crashes, at every instant that they know of.
-    pub(crate) fn every_crash() -> Self {
-        Self {
+    /// The tests of crashes, at every instant that they know of; reads `[--quick]`.
+    pub(crate) fn crashes(arguments: &[&str]) -> Result<Self, String> {
+        let (each, cuts) = match arguments {
+            [] => (1, 50_000),
+            ["--quick"] => (5, 10_000),
+            other => {
+                return Err(format!("`test-crash` does not take `{}`", other.join(" ")));
+            }
+        };
+        Ok(Self {
             filters: vec![
                 "ledger::tests::power".to_owned(),
                 "a_kill_anywhere".to_owned(),
             ],
-            extent: Extent::EveryCrash,
+            extent: Extent::Crashes { each, cuts },
             ..Self::default()
-        }
+        })
     }
 
-    /// Reads `[--seed N] [--operations N]` of the random operations.
+    /// Reads `[--seed N] [--operations N]` of the random operations, or `--replay FILE`.
     pub(crate) fn random(arguments: &[&str]) -> Result<Self, String> {
         let (mut seed, mut operations) = (1, 10_000);
+        let mut again = None;
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let number = |text: Option<&&str>| {
@@ -105,13 +120,19 @@ impl Selection {
             match *argument {
                 "--seed" => seed = number(rest.next())?,
                 "--operations" => operations = number(rest.next())?,
+                "--replay" => {
+                    let path = rest.next().ok_or("`--replay` takes a file")?;
+                    // The tests run elsewhere.
+                    let path = std::path::absolute(path);
+                    again = Some(path.map_err(|problem| format!("`--replay`: {problem}"))?);
+                }
                 other => return Err(format!("`test-random` does not take `{other}`")),
             }
         }
         Ok(Self {
             user: false,
             filters: vec!["after_random_operations".to_owned()],
-            extent: Extent::Random { seed, operations },
+            extent: again.map_or(Extent::Random { seed, operations }, Extent::Again),
             ..Self::default()
         })
     }
@@ -147,13 +168,9 @@ pub(crate) struct Built {
 }
 
 impl Built {
-    /// A test program by its target's name.
-    pub(crate) fn test_program(&self, target: &str) -> Option<&Path> {
-        let program = self
-            .programs
-            .iter()
-            .find(|program| program.target == target)?;
-        Some(&program.executable)
+    /// Every test program.
+    pub(crate) fn programs(&self) -> &[TestProgram] {
+        &self.programs
     }
 }
 
@@ -220,8 +237,15 @@ fn conclude(tally: &Tally, selection: &Selection) -> Result<(), String> {
         (false, true) => " (those that need no privilege were not asked for)",
         _ => "",
     };
+    println!();
+    if selection.extent != Extent::Some {
+        // Among all that the programs wrote they are hard to find.
+        for line in &tally.shown {
+            println!("{line}");
+        }
+    }
     if tally.failures.is_empty() {
-        println!("\ncargo xtask test: {tally}{left_out}");
+        println!("cargo xtask test: {tally}{left_out}");
         return Ok(());
     }
     let list: String = tally
@@ -235,7 +259,8 @@ fn conclude(tally: &Tally, selection: &Selection) -> Result<(), String> {
     ))
 }
 
-fn needs_root(project: &Project, program: &TestProgram) -> bool {
+/// Whether a test program makes namespaces, links and kernel programs.
+pub(crate) fn needs_root(project: &Project, program: &TestProgram) -> bool {
     program.package == project.root.join(ROOT_PACKAGE)
         || program.package == project.root.join("meter-daemon")
             && program.source.starts_with("tests/")
@@ -283,10 +308,16 @@ fn run_programs(
         variables.extend(
             extent
                 .iter()
-                .map(|(name, value)| (*name, OsStr::new(value))),
+                .map(|(name, value)| (*name, value.as_os_str())),
         );
         if root.is_some() && std::env::var_os("RUST_TEST_THREADS").is_none() {
-            variables.push(("RUST_TEST_THREADS", OsStr::new(ROOT_THREADS)));
+            let end_to_end = program.package == project.root.join(ROOT_PACKAGE);
+            let threads = if end_to_end {
+                END_TO_END_THREADS
+            } else {
+                ROOT_THREADS
+            };
+            variables.push(("RUST_TEST_THREADS", OsStr::new(threads)));
         }
         let mut command = if let Some(root) = root {
             root.command(&program.executable, &variables)

@@ -73,10 +73,9 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), Failure> {
         let all = json!({"features": features, "daemon": daemon, "interfaces": interfaces});
         out::print_json(&all)?;
     } else {
-        let all: Vec<_> = features.iter().cloned().chain([daemon]).collect();
-        let mut text = list(&all, context.style);
-        text.push_str(&list(&rows(&interfaces), context.style));
-        out::print(&text)?;
+        let all = features.iter().cloned().chain([daemon]);
+        let all: Vec<_> = all.chain(rows(&interfaces)).collect();
+        out::print(&list(&all, context.style))?;
     }
     verdict(&features, broken)
 }

@@ -4,6 +4,7 @@
 mod attach;
 mod books;
 mod changes;
+mod chart;
 pub mod check;
 mod client;
 mod doctor;
@@ -20,6 +21,7 @@ mod sentence;
 mod service;
 pub mod simulate;
 mod status;
+mod top;
 mod usage;
 
 use std::{
@@ -63,6 +65,8 @@ enum Command {
     Explain(explain::Args),
     /// Show what happened
     Events(events::Args),
+    /// Show who moves most just now, again and again
+    Top(top::Args),
     /// Show what more volume would cover the forecast, and what it costs
     Offer(explain::Args),
     /// Add volume to a machine's running period
@@ -156,6 +160,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Usage(args) => usage::run(&args, &context),
         Command::Explain(args) => explain::explain(&args, &context),
         Command::Offer(args) => explain::offer(&args, &context),
+        Command::Top(args) => top::run(&args, &context),
         Command::Events(args) => events::run(&args, &context),
         Command::TopUp(args) => changes::top_up(&args, &context),
         Command::Set(args) => changes::set(&args, &context),

@@ -138,7 +138,8 @@ fn what(event: &Event) -> String {
         EventKind::Balance { amount, balance } => format!("{amount}; the balance is {balance}"),
         EventKind::HeldBack { machines, of } => {
             format!(
-                "{machines} of {of} machines would be hit at once: `meterd confirm` lets it happen"
+                "{machines} of {of} machines would be hit within a poll interval: what is not \
+                 done yet waits for a correction, or for `meterd confirm`"
             )
         }
         EventKind::Confirmed { by } => format!("by {by}"),

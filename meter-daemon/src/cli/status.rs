@@ -255,19 +255,19 @@ fn local(instant: Timestamp, like: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
 
-    fn throttled() -> Status {
+    pub(in crate::cli) fn throttled() -> Status {
         serde_json::from_value(json!({
             "machine": "web1", "account": "acme", "plan": "edis", "interfaces": ["tap101i0", "tap101i1"],
             "state": "throttled", "since": "2026-11-20T09:00:00Z", "rule": "used 105%",
             "period": {
                 "start": "2026-11-01T00:00:00+01:00", "end": "2026-12-01T00:00:00+01:00", "days_left": 11,
             },
-            "used": 1_050_000_000_000_u64, "received": 700_000_000_000_u64,
+            "direction": "sum", "used": 1_050_000_000_000_u64, "received": 700_000_000_000_u64,
             "sent": 350_000_000_000_u64, "exempt": 0,
             "allowance": 1_000_000_000_000_u64, "remaining": 0, "ratio": 1.05,
             "forecast": 1_400_000_000_000_u64, "flagged": false, "cancellable": true,
@@ -279,12 +279,12 @@ mod tests {
         .unwrap()
     }
 
-    fn unlimited() -> Status {
+    pub(in crate::cli) fn unlimited() -> Status {
         serde_json::from_value(json!({
             "machine": "db1", "account": null, "plan": null, "interfaces": [],
             "state": "normal", "since": "2026-11-01T00:00:00Z", "rule": null,
             "period": {"start": "2026-11-01T00:00:00Z", "end": "2026-12-01T00:00:00Z", "days_left": 1},
-            "used": 999, "received": 999, "sent": 0, "exempt": 5, "allowance": null,
+            "direction": "sum", "used": 999, "received": 999, "sent": 0, "exempt": 5, "allowance": null,
             "remaining": null, "ratio": null, "forecast": null, "flagged": true,
             "cancellable": false, "rate_limit_bits_per_second": null, "cap_remaining": null,
             "next": null,

@@ -1,5 +1,7 @@
 //! `usage`: what a machine moved, row by row.
 
+mod chart;
+
 use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -28,6 +30,10 @@ pub(super) struct Args {
     /// Rows that start before this
     #[arg(long, value_name = "TIME", value_parser = instant::parse)]
     to: Option<Timestamp>,
+    /// Draw the running period instead: what was used since the refill, a day a column, and a
+    /// line at what is available
+    #[arg(long, conflicts_with_all = ["by", "from", "to", "json"])]
+    chart: bool,
     #[command(flatten)]
     format: Format,
 }
@@ -63,6 +69,13 @@ struct Row {
 
 /// Shows it.
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    if args.chart {
+        return out::print(&chart::chart(
+            &context.daemon()?,
+            &args.machine,
+            context.style,
+        )?);
+    }
     let query = [
         ("by", Some(args.by.as_str().to_owned())),
         ("from", args.from.map(|instant| instant.to_string())),

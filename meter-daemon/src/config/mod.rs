@@ -330,7 +330,8 @@ impl Config {
             allowance: machine.allowance,
             cost_limit: machine.cost_limit,
             auto_unsuspend: machine.auto_unsuspend,
-            time_zone: self.zone(machine.time_zone.as_ref(), plan.as_deref()),
+            time_zone: machine.time_zone.clone(),
+            node_zone: self.time_zone.clone(),
             plan,
         }
     }
@@ -344,15 +345,10 @@ impl Config {
             allowance: None,
             cost_limit: None,
             auto_unsuspend: None,
-            time_zone: self.zone(None, plan.as_deref()),
+            time_zone: None,
+            node_zone: self.time_zone.clone(),
             plan,
         }
-    }
-
-    /// The machine's zone: its own, else its plan's, else the node's.
-    fn zone(&self, own: Option<&TimeZone>, plan: Option<&Plan>) -> TimeZone {
-        let zone = own.or_else(|| plan.and_then(|plan| plan.time_zone.as_ref()));
-        zone.unwrap_or(&self.time_zone).clone()
     }
 }
 

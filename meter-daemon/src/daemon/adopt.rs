@@ -32,8 +32,8 @@ impl Generations {
         ledger: BTreeMap<Slot, Generation>,
     ) -> Result<Self, HostError> {
         let mut newest = ledger.clone();
-        for slot in (0..programs.slots()).map(Slot) {
-            let kernel = Generation(programs.generation(slot.0)?);
+        for (slot, kernel) in (0..).map(Slot).zip(programs.generations()?) {
+            let kernel = Generation(kernel);
             let known = newest.entry(slot).or_insert(kernel);
             *known = (*known).max(kernel);
         }

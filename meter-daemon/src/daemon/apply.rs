@@ -9,7 +9,7 @@ use std::{
 use super::{enforce::verdict, node::Node};
 use crate::{
     engine::{Enforcement, units::MachineId},
-    host::{clock, programs::Verdict},
+    host::{clock, programs::Verdict, shaping::Root},
     ledger::SlotRecord,
 };
 
@@ -97,6 +97,17 @@ impl Node {
     /// Whether what is wanted of an interface stands, as far as we know without looking.
     pub(super) fn stands(&self, record: &SlotRecord) -> bool {
         self.stands_as_wanted(record, &self.interfaces_per_machine())
+    }
+
+    /// Whether a throttle stands otherwise: where a root stands that is not ours to replace, the
+    /// program polices.
+    pub(super) async fn polices(&self, record: &SlotRecord) -> bool {
+        let ifindex = record.interface.ifindex;
+        let found = self.enforcer.shaping.inspect(ifindex).await;
+        found.is_ok_and(|found| matches!(found.root, Root::Foreign { .. }))
+            && matches!(self.wanted(&record.machine), Enforcement::Throttle(_))
+            && self.enforcer.verdict(record) == Some(Verdict::Pass)
+            && self.link_stands(ifindex)
     }
 
     fn stands_as_wanted(&self, record: &SlotRecord, interfaces: &BTreeMap<MachineId, u64>) -> bool {

@@ -17,6 +17,7 @@ use super::{
     limits::{Absolute, Account, Indices, Spent},
     node::Node,
     open::Failure,
+    share::aim,
 };
 use crate::{
     engine::{
@@ -414,7 +415,7 @@ pub(super) fn listening(error: io::Error) -> Failure {
 /// interface that no shaper stands on, or none yet.
 fn standing(wanted: Enforcement) -> Option<ArmedBoundary> {
     let then = match wanted {
-        Enforcement::Throttle(rate) => Then::Police(rate),
+        Enforcement::Throttle(rate) => Then::Police(aim(rate)),
         Enforcement::Suspend => Then::Suspended,
         Enforcement::Cap {
             remaining: Bytes::ZERO,
@@ -432,7 +433,7 @@ fn standing(wanted: Enforcement) -> Option<ArmedBoundary> {
 
 fn then(enforcement: Enforcement) -> Option<Then> {
     match enforcement {
-        Enforcement::Throttle(rate) => Some(Then::Police(rate)),
+        Enforcement::Throttle(rate) => Some(Then::Police(aim(rate))),
         Enforcement::Suspend => Some(Then::Suspended),
         Enforcement::Cap { .. } => Some(Then::Capped),
         Enforcement::None => None,

@@ -74,10 +74,14 @@ pub fn attach(
         let mut node = Node::open(config, &links).await?;
         let ours: Vec<_> = wanted.iter().map(|wanted| node.accept(wanted)).collect();
         node.start(&links).await?;
-        Ok(ours
-            .into_iter()
-            .map(|ifindex| ifindex.and_then(|ifindex| node.shown_attached(ifindex)))
-            .collect())
+        let mut attached = Vec::new();
+        for ifindex in ours {
+            attached.push(match ifindex {
+                Ok(ifindex) => node.shown_attached(ifindex).await,
+                Err(problem) => Err(problem),
+            });
+        }
+        Ok(attached)
     })
 }
 
@@ -136,7 +140,7 @@ impl Node {
             .map_err(|failure| failed(&failure))?;
         // Where it was metered all along, what it found standing is looked at, too.
         self.apply_to(Which::These([ifindex].into())).await;
-        self.shown_attached(ifindex)
+        self.shown_attached(ifindex).await
     }
 
     fn would_attach(&self, wanted: &Wanted) -> Result<Attached, Problem> {
@@ -193,7 +197,7 @@ impl Node {
             .filter(|record| record.machine == *machine && self.is_attached(record))
     }
 
-    fn shown_attached(&self, ifindex: u32) -> Result<Attached, Problem> {
+    async fn shown_attached(&self, ifindex: u32) -> Result<Attached, Problem> {
         let claim = self.interfaces.claim(ifindex);
         let record = claim.and_then(|claim| self.attached_record(ifindex, &claim.machine));
         let Some(record) = record else {
@@ -212,7 +216,7 @@ impl Node {
             machine: record.machine.clone(),
             metered: true,
             enforcement: in_force(self.wanted(&record.machine)),
-            stands: self.stands(record),
+            stands: self.stands(record) || self.polices(record).await,
         })
     }
 

@@ -61,13 +61,15 @@ impl Node {
         batch.slots = opened.into_iter().chain(renamed).collect();
         batch.events.extend(renamings);
         batch.highest = self.interfaces.highest_if_grown();
+        // What every batch has is no reason for one.
+        let of_every = batch.notes.len();
         batch
             .notes
             .extend(self.known.news(&self.interfaces, &self.config));
         batch.notes.extend(self.interfaces.guests.news());
         let news = claims_changed
             || !batch.slots.is_empty()
-            || !batch.notes.is_empty()
+            || batch.notes.len() > of_every
             || batch.highest.is_some();
         if news && let Err(failure) = self.commit(&batch, next) {
             self.interfaces.still_changed();
@@ -393,6 +395,7 @@ impl Node {
         for record in &leaving {
             match self.leave(record).await {
                 Ok(Left::Yes) => {
+                    self.note_unasked(record);
                     left.insert(record.counter.slot);
                 }
                 Ok(Left::NotYet) => {}
@@ -417,6 +420,18 @@ impl Node {
             }
         }
         outcome
+    }
+
+    /// What a newborn moved before it was metered is owed or said to be unknown: one that a list
+    /// of all links lacked has gone without last words.
+    fn note_unasked(&mut self, record: &SlotRecord) {
+        let ifindex = record.interface.ifindex;
+        let owed = record.credits && record.credit.is_none();
+        if owed && self.tally.say_once(format!("unknown {ifindex}")) {
+            let (now, machine) = (self.now(), &record.machine);
+            self.pending
+                .push(records::unknown(now, machine, &record.name, ifindex));
+        }
     }
 
     async fn leave(&mut self, record: &SlotRecord) -> Result<Left, HostError> {

@@ -4,21 +4,19 @@
 //! then the program sends packets there. Lifting goes the other way round. A crash at any
 //! point leaves a note by which the next start finishes the work.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{
     apply::Which,
     discover::Left,
-    node::{CycleError, Node},
+    hindered::EnforceError,
+    node::Node,
     quiet::Lost,
     records,
     shapers::{after, counted_on, note_key, shaped},
-    share::{Demand, aim, equal_share, shares},
+    share::equal_share,
 };
 use crate::{
     engine::{
@@ -28,11 +26,10 @@ use crate::{
     host::{
         clock,
         error::HostError,
-        netlink::NetlinkError,
         programs::{Shaper, Verdict},
-        shaping::{self, Change, Found, Root},
+        shaping::{self, Change, Root, RootAfter, SavedRoot},
     },
-    ledger::{HostNote, LedgerError, Shaped, Slot, SlotRecord},
+    ledger::{HostNote, Shaped, SlotRecord},
 };
 
 impl Node {
@@ -98,63 +95,6 @@ impl Node {
         self.engine.enforcement(machine)
     }
 
-    /// Whether a rate is to be divided among interfaces, and so reckoned again each second.
-    pub(crate) fn has_shares(&self) -> bool {
-        let mut shaped: BTreeSet<&MachineId> = BTreeSet::new();
-        self.slots.iter().any(|record| {
-            self.enforcer.touches(record.interface.ifindex) && !shaped.insert(&record.machine)
-        })
-    }
-
-    /// Divides the rate of each throttled machine among its interfaces, by what they offered
-    /// in the last second.
-    pub(crate) async fn share(&mut self) {
-        let Ok(readings) = self.programs.readings() else {
-            // Said by the poll, which reads the same.
-            return;
-        };
-        let mut machines: BTreeMap<MachineId, Vec<(Slot, Bytes)>> = BTreeMap::new();
-        let policed = self.policed();
-        for record in self.slots.iter() {
-            if policed.contains_key(&record.machine) {
-                continue;
-            }
-            let slot = record.counter.slot;
-            if self.enforcer.touches(record.interface.ifindex)
-                && let Some(reading) = readings.get(slot.0 as usize)
-            {
-                let total = Bytes(reading.received.shaped_bytes) + Bytes(reading.sent.shaped_bytes);
-                let machine = machines.entry(record.machine.clone()).or_default();
-                machine.push((slot, total));
-            }
-        }
-        let before = std::mem::take(&mut self.enforcer.demands);
-        let shares_before = std::mem::take(&mut self.enforcer.shares);
-        for (machine, slots) in machines {
-            let Enforcement::Throttle(rate) = self.wanted(&machine) else {
-                continue;
-            };
-            let demand = |(slot, offered): &(Slot, Bytes)| {
-                (
-                    *slot,
-                    before.get(slot).copied().unwrap_or_default().look(*offered),
-                )
-            };
-            let (slots, demands): (Vec<Slot>, Vec<Demand>) = slots.iter().map(demand).unzip();
-            let shares = shares(aim(rate), &demands);
-            self.enforcer
-                .shares
-                .extend(slots.iter().copied().zip(shares));
-            self.enforcer.demands.extend(slots.into_iter().zip(demands));
-        }
-        let changed = self.slots.iter().filter(|record| {
-            let slot = &record.counter.slot;
-            self.enforcer.shares.get(slot) != shares_before.get(slot)
-        });
-        let changed = changed.map(|record| record.interface.ifindex).collect();
-        self.apply_to(Which::These(changed)).await;
-    }
-
     pub(super) async fn throttle(
         &mut self,
         record: &SlotRecord,
@@ -170,14 +110,9 @@ impl Node {
             None => Lost::No,
         };
         if !ours && !self.quiet.is_ours_to_take(ifindex, now, lost) {
-            // Somebody is at work there: see `quiet`. Until then what stands stays, and what does
-            // not any more is made up for by policing.
-            if before.is_some() {
-                let slot = record.counter.slot.0;
-                self.programs.lose_root(ifindex, slot)?;
-            }
-            return Ok(());
+            return self.leave_alone(record, before);
         }
+        self.quiet.give_up(ifindex);
         if let Root::Foreign { kind, why } = &found.root {
             // A program that takes a shaper for standing polices nothing.
             if self.enforcer.touches(ifindex) {
@@ -191,12 +126,29 @@ impl Node {
             });
         }
         if !self.enforcer.touches(ifindex) || !ours {
-            self.remember_root(record, &found)?;
+            let saved = match &found.root {
+                Root::Restorable(saved) => Some(saved.clone()),
+                Root::None | Root::Default(_) | Root::Ours { .. } | Root::Foreign { .. } => None,
+            };
+            self.remember_root(record, saved)?;
         }
         if before.is_none() {
             self.begin_figures(record, rate).await?;
         }
-        let installed = self.enforcer.shaping.install(ifindex, rate).await?;
+        let installed = match self
+            .enforcer
+            .shaping
+            .install(ifindex, rate, &found.root)
+            .await
+        {
+            Err(shaping::ShapingError::Disturbed { .. }) => {
+                let now = clock::now().monotonic;
+                self.quiet.disturbed(ifindex, now);
+                self.quiet.is_ours_to_take(ifindex, now, Lost::No);
+                return self.leave_alone(record, before);
+            }
+            outcome => outcome?,
+        };
         // What an IFB gives back skips filters and chains of the interface's ingress: an
         // anti-spoofing rule there would be of no use any more.
         let bypassed = found.bypassed_by(self.programs.mode());
@@ -219,7 +171,9 @@ impl Node {
         ) else {
             return Err(shaping::ShapingError::Gone { ifindex }.into());
         };
-        touched.redirects = bypassed.is_empty();
+        let redirects = bypassed.is_empty();
+        let redirects_again = redirects && !touched.redirects && touched.rate.is_some();
+        touched.redirects = redirects;
         let ours_to_change = touched.rate.replace(rate) != Some(rate);
         let stands = Some(counted_on(before, now));
         let drifted =
@@ -240,9 +194,31 @@ impl Node {
             };
             self.enforced(record, stands, &detail)?;
         }
+        if redirects_again && before.is_some() && ours {
+            self.enforced(record, stands, "what the guest sends is shaped again")?;
+        }
         if !bypassed.is_empty() {
             let filters = bypassed.join(", ");
             return Err(EnforceError::PassesBy { filters });
+        }
+        Ok(())
+    }
+
+    /// Somebody is at work there: see `quiet`. Until they are done what stands stays, and what
+    /// does not any more is made up for by policing. What stood before ours they have taken away:
+    /// should we lift before they are done, it is not ours to put back.
+    fn leave_alone(
+        &mut self,
+        record: &SlotRecord,
+        before: Option<Shaped>,
+    ) -> Result<(), EnforceError> {
+        let ifindex = record.interface.ifindex;
+        let touched = self.enforcer.touched.get(&ifindex);
+        if touched.is_some_and(|touched| touched.saved.is_some()) {
+            self.remember_root(record, None)?;
+        }
+        if before.is_some() {
+            self.programs.lose_root(ifindex, record.counter.slot.0)?;
         }
         Ok(())
     }
@@ -304,6 +280,14 @@ impl Node {
         for ifindex in due {
             self.quiet.give_up(ifindex);
         }
+        self.tell_pending();
+    }
+
+    /// Looks whether what our shapers lead what guests send past is still nothing.
+    pub(super) async fn look_at_shapers(&mut self) {
+        let touched = self.enforcer.touched.keys().copied().collect();
+        self.apply_to(Which::These(touched)).await;
+        self.tell_pending();
     }
 
     /// How long the loop may sleep before then.
@@ -311,12 +295,12 @@ impl Node {
         self.quiet.next(clock::now().monotonic)
     }
 
-    /// Writes down what stands, before it is replaced.
-    fn remember_root(&mut self, record: &SlotRecord, found: &Found) -> Result<(), EnforceError> {
-        let saved = match &found.root {
-            Root::Restorable(saved) => Some(saved.clone()),
-            Root::None | Root::Default(_) | Root::Ours { .. } | Root::Foreign { .. } => None,
-        };
+    /// Writes down what is to be put back one day, before it is replaced.
+    fn remember_root(
+        &mut self,
+        record: &SlotRecord,
+        saved: Option<SavedRoot>,
+    ) -> Result<(), EnforceError> {
         let now = self.now();
         let mut batch = self.batch(now, &self.engine, &[]);
         batch.notes.push(HostNote {
@@ -361,7 +345,9 @@ impl Node {
             .remove(ifindex, saved.as_ref())
             .await?;
         let detail = format!("{why}; {}", after(&removed.root));
-        self.quiet.changed_by_us(ifindex, clock::now().monotonic);
+        if matches!(removed.root, RootAfter::Restored | RootAfter::DefaultBack) {
+            self.quiet.changed_by_us(ifindex, clock::now().monotonic);
+        }
         // The IFB let packets through until it went.
         if let Some(touched) = self.enforcer.touched.get_mut(&ifindex) {
             touched.last_sent = removed.figures.map(|last| last.traffic[1]);
@@ -394,40 +380,6 @@ impl Node {
             .get(record.counter.slot)
             .unwrap_or(record)
             .clone()
-    }
-
-    pub(super) fn said(&mut self, record: &SlotRecord, outcome: Result<(), EnforceError>) {
-        let what = format!("enforce {}", record.interface.ifindex);
-        match outcome {
-            Ok(()) => self.tally.say_again(&what),
-            Err(policed @ (EnforceError::Foreign { .. } | EnforceError::PassesBy { .. })) => {
-                if self.tally.say_once(what) {
-                    warn!(interface = record.name, machine = %record.machine, "{policed}");
-                    let now = self.now();
-                    let detail = policed.to_string();
-                    self.pending.push(records::enforced(
-                        now,
-                        &record.machine,
-                        &record.name,
-                        &detail,
-                    ));
-                }
-            }
-            Err(failure) => {
-                self.tally.enforcement_failures += 1;
-                if self.tally.say_once(what) {
-                    error!(interface = record.name, machine = %record.machine, "{failure}");
-                    let now = self.now();
-                    let detail = failure.to_string();
-                    self.pending.push(records::enforcement_failed(
-                        now,
-                        &record.machine,
-                        &record.name,
-                        &detail,
-                    ));
-                }
-            }
-        }
     }
 
     /// The interfaces that have, or may have, a shaper of ours.
@@ -479,30 +431,4 @@ pub(super) fn verdict(wanted: Enforcement) -> Verdict {
         } => Verdict::Capped,
         Enforcement::None | Enforcement::Throttle(_) | Enforcement::Cap { .. } => Verdict::Pass,
     }
-}
-
-/// Why an interface is not what it should be.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum EnforceError {
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error(transparent)]
-    Shaping(#[from] shaping::ShapingError),
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error(transparent)]
-    Cycle(#[from] CycleError),
-    #[error(
-        "policed instead of shaped: its root qdisc is {kind}, which is not ours to replace ({why}). \
-         What is above the rate is dropped instead of queued, until it is removed"
-    )]
-    Foreign { kind: String, why: String },
-    #[error(
-        "what the guest sends is policed instead of shaped: a redirect would lead it past somebody's \
-         filters on the interface's ingress ({filters}). What is above the rate is dropped instead of \
-         queued, until they are moved to the bridge or forward hook"
-    )]
-    PassesBy { filters: String },
 }

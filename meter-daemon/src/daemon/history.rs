@@ -19,7 +19,8 @@ use crate::{
     engine::{
         Effect, Engine, Observation, Sample,
         span::arrived_traffic,
-        units::{MachineId, Traffic},
+        units::{InvoiceNumber, MachineId, Traffic},
+        unpaid_in,
     },
     host::clock,
     ledger::{self, Batch, CommandRecord, EventRecord, Holdings, Ledger, Seed},
@@ -150,14 +151,10 @@ impl Node {
             .interfaces
             .claims()
             .any(|(_, claim)| claim.machine == *machine);
-        let holdings = forgettable(machine, holdings, &self.config, here, &|_| {
-            self.engine
-                .unpaid(machine)
-                .iter()
-                .map(ToString::to_string)
-                .collect()
-        })?;
         let now = self.now();
+        let holdings = forgettable(machine, holdings, &self.config, here, &|_| {
+            self.engine.unpaid(machine, now)
+        })?;
         let mut next = self.engine.clone();
         let known = self.known.without(machine);
         let terms = known.terms(&self.interfaces, &self.config);
@@ -257,7 +254,7 @@ fn forgettable(
     holdings: Option<Holdings>,
     config: &Config,
     here: bool,
-    unpaid: &dyn Fn(&Holdings) -> Vec<String>,
+    unpaid: &dyn Fn(&Holdings) -> Vec<InvoiceNumber>,
 ) -> Result<Holdings, Problem> {
     let Some(holdings) = holdings else {
         return Err(Problem::new(
@@ -280,9 +277,10 @@ fn forgettable(
     }
     let unpaid = unpaid(&holdings);
     if !unpaid.is_empty() {
+        let numbers: Vec<String> = unpaid.iter().map(ToString::to_string).collect();
         return refused(format!(
             "{machine} has unpaid bills ({}); `meterd pay` them first",
-            unpaid.join(", ")
+            numbers.join(", ")
         ));
     }
     Ok(holdings)
@@ -303,7 +301,12 @@ pub fn forget(
     let lock = ledger::lock(&config.state_directory)?;
     let (mut ledger, remembered) = Ledger::open(&config.state_directory)?;
     let holdings = ledger.reader()?.holdings(machine)?;
-    let holdings = match forgettable(machine, holdings, &config, false, &unpaid_of) {
+    let now = clock::now().wall;
+    let unpaid = |holdings: &Holdings| {
+        let state = holdings.state.as_deref().unwrap_or_default();
+        unpaid_in(state, now)
+    };
+    let holdings = match forgettable(machine, holdings, &config, false, &unpaid) {
         Ok(holdings) => holdings,
         Err(problem) => return Ok(Err(problem)),
     };
@@ -313,7 +316,6 @@ pub fn forget(
         key: None,
         dry_run,
     };
-    let now = clock::now().wall;
     let event = forgotten(now, machine, &holdings, &said);
     let answer = answer(dry_run, &event, &[]);
     if !dry_run {
@@ -327,18 +329,4 @@ pub fn forget(
     }
     drop(lock);
     Ok(Ok(answer))
-}
-
-/// By what was kept. A state that cannot be read has no bills that anybody could pay.
-fn unpaid_of(holdings: &Holdings) -> Vec<String> {
-    let state: Value = holdings
-        .state
-        .as_deref()
-        .and_then(|state| serde_json::from_str(state).ok())
-        .unwrap_or_default();
-    let bills = state["bills"].as_array().into_iter().flatten();
-    let unpaid = bills.filter(|bill| bill["paid"].is_null());
-    unpaid
-        .filter_map(|bill| bill["number"].as_str().map(str::to_owned))
-        .collect()
 }

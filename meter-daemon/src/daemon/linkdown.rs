@@ -17,7 +17,7 @@ use self::{
     notes::{Note, Phase},
     words::{given_back, to_be_put_back},
 };
-use super::{apply::Which, enforce::EnforceError, node::Node, records};
+use super::{apply::Which, hindered::EnforceError, node::Node, records};
 use crate::{
     engine::{Enforcement, units::MachineId},
     host::{

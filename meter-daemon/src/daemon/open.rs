@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use meter_common::CountBytes;
 use rust_decimal::prelude::ToPrimitive as _;
 use tracing::{info, warn};
@@ -396,6 +396,8 @@ pub(super) fn engine_settings(config: &Config) -> EngineSettings {
             machines: breaker.machines,
             // A share of more than all of them is never passed either.
             percent: breaker.share.0.to_u8().unwrap_or(100),
+            // Had the kernel no limits, a poll would find all of them.
+            within: SignedDuration::try_from(config.poll_interval).unwrap_or(SignedDuration::MAX),
         },
         dry_run: config.dry_run,
     }

@@ -55,7 +55,7 @@ impl Quiet {
     /// what we had put there is gone, of which the kernel's news may still be on the way.
     pub(crate) fn is_ours_to_take(&mut self, ifindex: u32, now: Duration, lost: Lost) -> bool {
         let news = lost == Lost::Yes && !self.postponed.contains(&ifindex);
-        if news && !self.last.contains_key(&ifindex) {
+        if news && self.left(ifindex, now).is_zero() {
             self.disturbed(ifindex, now);
         }
         let left = self.left(ifindex, now);
@@ -64,6 +64,16 @@ impl Quiet {
             _ => self.postponed.insert(ifindex),
         };
         left.is_zero()
+    }
+
+    /// It is to be looked at when all is quiet there.
+    pub(crate) fn wait_for(&mut self, ifindex: u32) {
+        self.postponed.insert(ifindex);
+    }
+
+    /// Whether somebody is waited for there.
+    pub(crate) fn waits_for(&self, ifindex: u32) -> bool {
+        self.postponed.contains(&ifindex)
     }
 
     fn left(&self, ifindex: u32, now: Duration) -> Duration {
@@ -141,6 +151,10 @@ mod tests {
         assert!(!quiet.is_ours_to_take(7, T, Lost::Yes), "no news of it yet");
         assert!(!quiet.is_ours_to_take(7, T + MS, Lost::Yes));
         assert!(quiet.is_ours_to_take(7, T + QUIET, Lost::Yes));
+        // We have put ours there, and it is lost anew.
+        let later = T + 5 * QUIET;
+        assert!(!quiet.is_ours_to_take(7, later, Lost::Yes), "nor of this");
+        assert!(quiet.is_ours_to_take(7, later + QUIET, Lost::Yes));
         quiet.disturbed(8, T);
         quiet.is_ours_to_take(8, T, Lost::No);
         quiet.give_up(8);

@@ -105,6 +105,11 @@ impl Enforcer {
         self.touched.contains_key(&ifindex)
     }
 
+    /// Whether what the guest sends is led into our shaper; `None` where there is none.
+    pub(crate) fn redirects(&self, ifindex: u32) -> Option<bool> {
+        self.touched.get(&ifindex).map(|touched| touched.redirects)
+    }
+
     /// Whether an interface's traffic is shaped both ways: none of it is policed.
     pub(crate) fn shapes(&self, record: &SlotRecord) -> bool {
         let touched = self.touched.get(&record.interface.ifindex);

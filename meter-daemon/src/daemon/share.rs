@@ -54,7 +54,7 @@ pub(crate) fn shares(rate: BitsPerSecond, demands: &[Demand]) -> Vec<BitsPerSeco
     demands.iter().map(share).collect()
 }
 
-/// What the shapers of a machine are set to, together. A TCP receiver sees data in order: where
+/// What the shapers of a machine are set to, together, and what is policed in their place. A TCP receiver sees data in order: where
 /// a hole fills, up to three segments come at once, which over ten seconds at 64 kbit/s is 5 %
 /// more than the average, of which the headers leave room for 4. A throttle promises not to be
 /// exceeded, so it aims a little lower.

@@ -31,6 +31,9 @@ pub(crate) struct Node {
     /// Machines that the circuit breaker holds back.
     #[serde(default)]
     pub(crate) held: BTreeSet<MachineId>,
+    /// Machines that were hit lately, and when. While any are held back, none is forgotten.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) hit: BTreeMap<MachineId, Timestamp>,
 }
 
 /// A customer's account.

@@ -109,9 +109,9 @@ impl Engine {
         if self.settings.dry_run || !machine.is_live() || !machine.terms.enforced() {
             return Vec::new();
         }
-        // The circuit breaker holds back what such a machine's rules want, and would hold back
-        // what they come to want.
-        let held = self.books.node.held.contains(&machine.id);
+        // While the circuit breaker holds anything back, it holds back whatever rules come to
+        // want: the kernel must not be quicker.
+        let held = !self.books.node.held.is_empty();
         let mut edges = machine.edges(now.max(self.clock), held);
         if edges.len() > 2 {
             edges.drain(1..edges.len() - 1);

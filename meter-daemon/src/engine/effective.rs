@@ -122,12 +122,12 @@ impl Effective {
         };
         Self {
             forecasts: plan.as_ref().is_some_and(|plan| forecasts(plan)),
+            zone: machine.zone(plan.as_deref()).clone(),
             plan,
             account: machine.account.clone(),
             included,
             cost_limit,
             anchor,
-            zone: machine.time_zone.clone(),
             auto_unsuspend,
         }
     }

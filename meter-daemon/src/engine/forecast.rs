@@ -13,7 +13,7 @@ use super::{
     plan::Direction,
     span::{arrived, arrived_traffic},
     units::{Bytes, Traffic},
-    usage::{counted, whole},
+    usage::whole,
 };
 
 /// How far a forecast looks back.
@@ -287,7 +287,7 @@ pub(crate) fn forecast(
     Some(match direction {
         // One rounding, not two.
         Direction::Sum => traffic.received + traffic.sent + ahead(recent[0] + recent[1]),
-        _ => counted(direction, &at_end),
+        _ => direction.counted(&at_end),
     })
 }
 

@@ -2,11 +2,38 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use serde::Deserialize;
+
 use super::{
+    books::Bill,
     record::Running,
     step::Engine,
     units::{InvoiceNumber, MachineId},
 };
+
+/// What of a kept machine says which bills it has.
+#[derive(Deserialize)]
+struct Bills {
+    #[serde(default)]
+    bills: Vec<Bill>,
+}
+
+/// The same of what the ledger keeps of a machine. What cannot be read has no bills that anybody
+/// could pay.
+#[must_use]
+pub fn unpaid_in(state: &str, now: Timestamp) -> Vec<InvoiceNumber> {
+    let kept: Result<Bills, _> = serde_json::from_str(state);
+    kept.map_or_else(|_| Vec::new(), |kept| open(&kept.bills, now))
+}
+
+fn open(bills: &[Bill], now: Timestamp) -> Vec<InvoiceNumber> {
+    bills
+        .iter()
+        .filter(|bill| bill.is_open() && bill.lapses().is_none_or(|lapses| lapses > now))
+        .map(|bill| bill.number.clone())
+        .collect()
+}
 
 impl Engine {
     /// A machine's running period, and what moved in it so far.
@@ -15,19 +42,11 @@ impl Engine {
         Some(&self.machines.get(machine)?.running)
     }
 
-    /// Bills of a machine that nobody has paid yet.
+    /// Bills of a machine that wait to be paid. (One that has lapsed waits for nobody.)
     #[must_use]
-    pub fn unpaid(&self, machine: &MachineId) -> Vec<InvoiceNumber> {
-        let bills = self
-            .machines
-            .get(machine)
-            .map(|machine| &machine.record.bills);
-        bills
-            .into_iter()
-            .flatten()
-            .filter(|bill| bill.paid.is_none())
-            .map(|bill| bill.number.clone())
-            .collect()
+    pub fn unpaid(&self, machine: &MachineId, now: Timestamp) -> Vec<InvoiceNumber> {
+        let machine = self.machines.get(machine);
+        machine.map_or_else(Vec::new, |machine| open(&machine.record.bills, now))
     }
 
     /// Lets go of all that is known of a machine. One that the terms name is met anew.
@@ -36,8 +55,11 @@ impl Engine {
             Arc::make_mut(&mut self.machines).remove(machine);
             self.unseen = true;
         }
-        if self.books.node.held.contains(machine) {
-            Arc::make_mut(&mut self.books).node.held.remove(machine);
+        let node = &self.books.node;
+        if node.held.contains(machine) || node.hit.contains_key(machine) {
+            let node = &mut Arc::make_mut(&mut self.books).node;
+            node.held.remove(machine);
+            node.hit.remove(machine);
         }
     }
 }

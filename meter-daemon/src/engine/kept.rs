@@ -156,6 +156,17 @@ pub(crate) struct Standing {
     pub(crate) since: Timestamp,
     #[serde(default)]
     pub(crate) cause: Cause,
+    /// What was last told to have begun and not told to have ended. A rule without a notice may
+    /// have taken the place of the one that spoke.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) told: Option<Box<Told>>,
+}
+
+/// A notice that an action began.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) state: State,
+    pub(crate) notice: String,
 }
 
 /// What makes a machine's state what it is.

@@ -17,7 +17,7 @@ use super::{
     record::Running,
     span::arrived_traffic,
     units::{Bytes, MachineId, Traffic},
-    usage::{Entitlement, counted},
+    usage::Entitlement,
 };
 
 /// A machine, as the engine holds it. A clone shares everything but the sums.
@@ -54,6 +54,7 @@ impl Machine {
             standing: Standing {
                 since: now,
                 cause: Cause::None,
+                told: None,
             },
             staff: None,
             bills: Vec::new(),
@@ -94,7 +95,7 @@ impl Machine {
     }
 
     pub(crate) fn used(&self) -> Bytes {
-        counted(self.terms.direction(), &self.running.traffic)
+        self.terms.direction().counted(&self.running.traffic)
     }
 
     pub(crate) fn allowance(&self) -> Option<Bytes> {

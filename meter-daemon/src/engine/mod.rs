@@ -42,11 +42,12 @@ mod tests;
 
 pub use self::{
     boundary::{Boundary, Left},
+    history::unpaid_in,
     restore::RestoreError,
     step::Engine,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use self::{
     command::Command,
@@ -115,14 +116,17 @@ pub struct EngineSettings {
     pub dry_run: bool,
 }
 
-/// The circuit breaker: a step that would newly throttle, cap or suspend more machines than
-/// both of these hits none of them until an operator confirms.
+/// The circuit breaker: what would newly throttle, cap or suspend more machines than both of
+/// these, in one step or in steps that follow one another, hits no more of them until an
+/// operator confirms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breaker {
     /// So many may always be hit.
     pub machines: u32,
     /// And so many of a hundred.
     pub percent: u8,
+    /// Steps within this time are as one: the kernel stops each machine at its own byte.
+    pub within: SignedDuration,
 }
 
 impl Default for Breaker {
@@ -130,6 +134,7 @@ impl Default for Breaker {
         Self {
             machines: 10,
             percent: 20,
+            within: SignedDuration::from_mins(1),
         }
     }
 }

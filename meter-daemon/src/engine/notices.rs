@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{
     desk::Desk,
     event::{EventKind, State},
-    kept::{Cause, RuleState},
+    kept::{Cause, RuleState, Told},
     machine::Machine,
     plan::{Action, Rule},
     triggers::{Basis, Figures},
@@ -134,33 +134,26 @@ impl Machine {
         why: Option<&str>,
         desk: &mut Desk<'_>,
     ) {
-        if let Cause::Rule {
-            rule,
-            notice: Some(id),
-            ..
-        } = old
-            && new.state() < old.state()
+        if let Cause::Rule { rule, .. } = old
+            && let Some((id, what)) = self.what_ended(old, new)
         {
             let cause = self.why_restored(old, why);
-            let message = match new.state() {
-                State::Normal => format!(
-                    "{} is no longer {}: {cause}.",
-                    self.id,
-                    old.state().as_str()
-                ),
-                state => format!(
-                    "{} is no longer {} but {}: {cause}.",
-                    self.id,
-                    old.state().as_str(),
-                    state.as_str()
-                ),
-            };
             let notice = EventKind::Notice {
                 id: format!("{id}/end"),
-                message,
+                message: format!("{} is no longer {what}: {cause}.", self.id),
                 offer: None,
             };
             desk.tell(self, now, Some(rule), notice);
+        }
+        let told = |state: State| {
+            self.record
+                .standing
+                .told
+                .as_ref()
+                .map(|it| it.state > state)
+        };
+        if told(new.state()) == Some(true) {
+            Arc::make_mut(&mut self.record).standing.told = None;
         }
         if let Cause::Rule {
             rule,
@@ -169,6 +162,11 @@ impl Machine {
         } = new
             && self.note_spoken(new)
         {
+            let told = Told {
+                state: new.state(),
+                notice: id.clone(),
+            };
+            Arc::make_mut(&mut self.record).standing.told = Some(Box::new(told));
             let figures = self.figures(now);
             let terms = Arc::clone(&self.terms);
             let because = terms
@@ -189,6 +187,35 @@ impl Machine {
             };
             desk.tell(self, now, Some(rule), notice);
         }
+    }
+
+    /// The notice that told of what ends where a milder state, or rate, takes the place of `old`,
+    /// and in words what ends. Where the same stands on by another rule, nothing has ended.
+    fn what_ended(&self, old: &Cause, new: &Cause) -> Option<(String, String)> {
+        let (was, is) = (old.state(), new.state());
+        let Cause::Rule { action, notice, .. } = old else {
+            return None;
+        };
+        if let (
+            Action::Throttle(before),
+            Cause::Rule {
+                action: Action::Throttle(after),
+                ..
+            },
+        ) = (action, new)
+        {
+            let id = notice.clone().filter(|_| after > before)?;
+            return Some((id, format!("throttled to {before} but to {after}")));
+        }
+        let ended = |state: State| match is {
+            State::Normal => state.as_str().to_owned(),
+            milder => format!("{} but {}", state.as_str(), milder.as_str()),
+        };
+        if let Some(id) = notice {
+            return (is < was).then(|| (id.clone(), ended(was)));
+        }
+        let told = self.record.standing.told.as_ref()?;
+        (is < told.state).then(|| (told.notice.clone(), ended(told.state)))
     }
 
     /// Marks the beginning of the action as told; false where it was.

@@ -96,7 +96,8 @@ impl From<DayOfMonth> for u8 {
 }
 
 /// Which traffic a plan counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// Received and sent together.
     #[default]
@@ -295,8 +296,20 @@ pub struct Machine {
     pub cost_limit: Option<Money>,
     /// Instead of the rules' `lift`: true, all lift by themselves; false, suspensions wait.
     pub auto_unsuspend: Option<bool>,
-    /// The machine's zone: its own, else its plan's, else the node's.
-    pub time_zone: TimeZone,
+    /// Its own zone.
+    pub time_zone: Option<TimeZone>,
+    /// The node's.
+    pub node_zone: TimeZone,
+}
+
+impl Machine {
+    /// The zone of its periods under that plan: its own, else the plan's, else the node's.
+    #[must_use]
+    pub fn zone<'a>(&'a self, plan: Option<&'a Plan>) -> &'a TimeZone {
+        let of_plan = || plan.and_then(|plan| plan.time_zone.as_ref());
+        let zone = self.time_zone.as_ref().or_else(of_plan);
+        zone.unwrap_or(&self.node_zone)
+    }
 }
 
 /// A customer's account as configured.

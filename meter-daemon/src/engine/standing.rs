@@ -1,6 +1,9 @@
 //! From what rules want to the state that stands: events, notices, and the circuit breaker.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
@@ -33,38 +36,48 @@ impl Breaker {
     }
 }
 
-/// Whether `hit` machines may be hit now. When too many would be, all of them are held back,
-/// and the operator is told once; when few enough are left, they are held back no more.
+/// Whether the machines in `new` may be hit now, `lately` having been hit in this and in earlier
+/// steps. When that would be too many, those in `new` are held back and the operator is told
+/// once; when few enough are left, they are held back no more.
 pub(crate) fn may_hit(
-    hit: &BTreeSet<MachineId>,
+    new: &BTreeSet<MachineId>,
+    lately: BTreeMap<MachineId, Timestamp>,
     of: usize,
     now: Timestamp,
     desk: &mut Desk<'_>,
 ) -> bool {
-    let trips = desk.settings.breaker.trips(hit.len(), of);
-    let held = &desk.books.node.held;
+    let others = lately.keys().filter(|id| !new.contains(*id)).count();
+    let all = new.len() + others;
+    // Nobody is left to be held back, so nothing is.
+    let trips = !new.is_empty() && desk.settings.breaker.trips(all, of);
+    let tell = trips && desk.books.node.held.is_empty();
+    let mut node = desk.books.node.clone();
+    node.hit = lately;
     if trips {
-        let tell = held.is_empty();
-        if held != hit {
-            Arc::make_mut(desk.books).node.held.clone_from(hit);
-        }
-        if tell {
-            let count = |machines: usize| u32::try_from(machines).unwrap_or(u32::MAX);
-            let kind = EventKind::HeldBack {
-                machines: count(hit.len()),
-                of: count(of),
-            };
-            desk.tell_at_large(now, None, None, kind);
-        }
-    } else if !held.is_empty() {
-        release(desk.books);
+        node.held.clone_from(new);
+    } else {
+        node.held.clear();
+        node.hit.extend(new.iter().map(|id| (id.clone(), now)));
+    }
+    if node != desk.books.node {
+        Arc::make_mut(desk.books).node = node;
+    }
+    if tell {
+        let count = |machines: usize| u32::try_from(machines).unwrap_or(u32::MAX);
+        let kind = EventKind::HeldBack {
+            machines: count(all),
+            of: count(of),
+        };
+        desk.tell_at_large(now, None, None, kind);
     }
     !trips
 }
 
-/// Nobody is held back any more.
+/// Nobody is held back any more, and what was hit so far was right.
 pub(crate) fn release(books: &mut Arc<Books>) {
-    Arc::make_mut(books).node.held.clear();
+    let node = &mut Arc::make_mut(books).node;
+    node.held.clear();
+    node.hit.clear();
 }
 
 impl Machine {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     event::State,
+    plan::Direction,
     units::{AccountId, BitsPerSecond, Bytes, MachineId, PlanName, RuleName},
 };
 
@@ -32,6 +33,8 @@ pub struct Status {
     pub rule: Option<RuleName>,
     /// The running period.
     pub period: PeriodStatus,
+    /// Which traffic the plan counts.
+    pub direction: Direction,
     /// What the plan counts, since the period began.
     pub used: Bytes,
     /// What the guest received in the period.

@@ -12,6 +12,7 @@ use super::{
     books::Books,
     desk::Desk,
     effective::{Effective, Settings},
+    event::State,
     machine::Machine,
     plan::{Plan, Terms},
     record::Running,
@@ -324,12 +325,27 @@ impl Step<'_> {
         let concerned: Vec<MachineId> = concerned.into_iter().cloned().collect();
         let was_held = desk.books.node.held.clone();
         let live = if hit.is_empty() { 0 } else { self.live() };
-        let go_ahead = may_hit(&hit, live, at, desk);
+        let lately = self.hit_lately(at, desk);
+        let go_ahead = may_hit(&hit, lately, live, at, desk);
         for id in concerned {
             if go_ahead || !hit.contains(&id) {
                 self.stand(&id, at, was_held.contains(&id), desk);
             }
         }
+    }
+
+    /// The machines that were hit so lately that it counts as now, and are to stay so.
+    fn hit_lately(&self, at: Timestamp, desk: &Desk<'_>) -> BTreeMap<MachineId, Timestamp> {
+        let node = &desk.books.node;
+        let within = desk.settings.breaker.within;
+        let counts = |id: &MachineId, hit: Timestamp| {
+            let machine = self.machines.get(id);
+            let stands =
+                machine.is_some_and(|it| it.is_live() && it.wanted().state() != State::Normal);
+            stands && (!node.held.is_empty() || at.duration_since(hit) < within)
+        };
+        let lately = node.hit.iter().filter(|(id, hit)| counts(id, **hit));
+        lately.map(|(id, hit)| (id.clone(), *hit)).collect()
     }
 
     pub(crate) fn stand(

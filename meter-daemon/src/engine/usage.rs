@@ -9,13 +9,16 @@ use super::{
     units::{Bytes, Traffic},
 };
 
-/// What a plan counts of a period's traffic.
-pub(crate) fn counted(direction: Direction, traffic: &Traffic) -> Bytes {
-    match direction {
-        Direction::Sum => traffic.received + traffic.sent,
-        Direction::Received => traffic.received,
-        Direction::Sent => traffic.sent,
-        Direction::Larger => traffic.received.max(traffic.sent),
+impl Direction {
+    /// What a plan that counts this counts of a period's traffic.
+    #[must_use]
+    pub fn counted(self, traffic: &Traffic) -> Bytes {
+        match self {
+            Self::Sum => traffic.received + traffic.sent,
+            Self::Received => traffic.received,
+            Self::Sent => traffic.sent,
+            Self::Larger => traffic.received.max(traffic.sent),
+        }
     }
 }
 
@@ -195,7 +198,7 @@ mod tests {
             (Direction::Sent, 5),
             (Direction::Larger, 7),
         ] {
-            assert_eq!(counted(direction, &traffic), Bytes(used));
+            assert_eq!(direction.counted(&traffic), Bytes(used));
         }
     }
 }

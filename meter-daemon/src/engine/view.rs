@@ -130,6 +130,7 @@ impl Engine {
                 end: period.local(period.end),
                 days_left: period.days_left(now),
             },
+            direction: machine.terms.direction(),
             used,
             received: machine.running.traffic.received,
             sent: machine.running.traffic.sent,

@@ -77,15 +77,18 @@ pub async fn on(
         )),
         Root::Foreign { kind, why } => conflicts.push(Conflict::hindering(
             format!("a root qdisc {kind} that could not be put back ({why})"),
-            "left alone: a throttle polices the guest instead of shaping it",
+            "left alone: a throttle drops what the guest receives above the rate instead of \
+             queueing it, and what it sends likewise. To have it shaped, take the NIC's rate limit \
+             away in the hypervisor; meterd notices",
         )),
     }
     let bypassed = found.bypassed_by(mode);
     if !bypassed.is_empty() {
         conflicts.push(Conflict::hindering(
             format!("filters at its ingress: {}", bypassed.join(", ")),
-            "not led past: a throttle polices what the guest sends instead of shaping it. \
-             Anti-spoofing rules do as well in the bridge or forward hook",
+            "not led past: a throttle drops what the guest sends above the rate instead of \
+             queueing it. To have it shaped, put anti-spoofing rules into the bridge or forward \
+             hook, and take the NIC's rate limit away; meterd notices",
         ));
     }
     match mode {

@@ -13,7 +13,7 @@ use aya::{
     },
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use meter_common::{ExemptV4, ExemptV6, GROUP_BITS};
+use meter_common::{ExemptV4, ExemptV6, GROUP_BITS, first_byte_bit};
 
 use super::error::HostError;
 
@@ -54,6 +54,15 @@ impl Exempt {
     }
 }
 
+/// [`meter_common::Machine::never_exempt`] for a group of these.
+pub(super) fn never_exempt(prefixes: &[IpNet]) -> u64 {
+    let bytes = prefixes.iter().flat_map(|prefix| match prefix {
+        IpNet::V4(prefix) => prefix.network().octets()[0]..=prefix.broadcast().octets()[0],
+        IpNet::V6(prefix) => prefix.network().octets()[0]..=prefix.broadcast().octets()[0],
+    });
+    !bytes.fold(0, |some, byte| some | first_byte_bit(byte))
+}
+
 fn key_v4(group: u32, prefix: Ipv4Net) -> (u32, ExemptV4) {
     let address = Ipv4Addr::octets(&prefix.network());
     let length = GROUP_BITS + u32::from(prefix.prefix_len());
@@ -91,4 +100,63 @@ fn replace<K: Pod + PartialEq>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn first_byte(address: IpAddr) -> u8 {
+        match address {
+            IpAddr::V4(address) => address.octets()[0],
+            IpAddr::V6(address) => address.octets()[0],
+        }
+    }
+
+    fn prefix() -> impl Strategy<Value = IpNet> {
+        let v4 = (any::<u32>(), 0..=32u8).prop_map(|(address, length)| {
+            IpNet::new(Ipv4Addr::from_bits(address).into(), length).unwrap()
+        });
+        let v6 = (any::<u128>(), 0..=128u8).prop_map(|(address, length)| {
+            IpNet::new(Ipv6Addr::from_bits(address).into(), length).unwrap()
+        });
+        prop_oneof![v4, v6]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_never_exempt_lies_in_no_prefix(
+            prefixes in prop::collection::vec(prefix(), 0..20),
+            v4 in any::<u32>(),
+            v6 in any::<u128>(),
+        ) {
+            let never = never_exempt(&prefixes);
+            // Anywhere, and at the edges of each prefix.
+            let edges = prefixes.iter().flat_map(|prefix| [prefix.network(), prefix.broadcast()]);
+            let anywhere = [Ipv4Addr::from_bits(v4).into(), Ipv6Addr::from_bits(v6).into()];
+            for address in edges.chain(anywhere) {
+                let is_exempt = prefixes.iter().any(|prefix| prefix.contains(&address));
+                prop_assert!(!is_exempt || never & first_byte_bit(first_byte(address)) == 0);
+            }
+        }
+    }
+
+    #[test]
+    fn what_begins_like_no_prefix_is_not_looked_up() {
+        let of = |prefixes: &[&str]| {
+            let prefixes: Vec<_> = prefixes.iter().map(|text| text.parse().unwrap()).collect();
+            !never_exempt(&prefixes)
+        };
+        assert_eq!(of(&[]), 0);
+        assert_eq!(of(&["10.0.0.0/8", "10.1.0.0/16"]), 1 << 10);
+        assert_eq!(of(&["2001:db8::/32"]), 1 << 0x20);
+        // 4 to 7.
+        assert_eq!(of(&["4.0.0.0/6"]), 0xf0);
+        assert_eq!(of(&["0.0.0.0/0"]), u64::MAX);
+        assert_eq!(of(&["::/1"]), u64::MAX);
+    }
 }

@@ -5,9 +5,13 @@
 //! with one store that puts it into force, so that a daemon that is killed at any point leaves
 //! the old limits or the new ones, never a mixture. We are the only one who writes them.
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd,
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 use aya::maps::MapData;
@@ -67,6 +71,10 @@ pub struct Limits {
     machines: Mapped<Machine>,
     armings: Mapped<Arming>,
     entries: u32,
+    /// [`Machine::never_exempt`] of a group, as far as its prefixes are known.
+    never_exempt: BTreeMap<u32, u64>,
+    /// The loader hands their descriptors to the programs that it loads later.
+    _maps: [MapData; 2],
 }
 
 /// A boundary as it stands in the map.
@@ -82,11 +90,22 @@ impl Limits {
         entries: u32,
     ) -> Result<Self, HostError> {
         let failed = |error| HostError::system("map the machines' limits into memory", error);
-        Ok(Self {
-            machines: Mapped::new(machines, entries).map_err(failed)?,
-            armings: Mapped::new(armings, entries * 2).map_err(failed)?,
+        let limits = Self {
+            machines: Mapped::new(machines.fd().as_fd(), 0..entries).map_err(failed)?,
+            armings: Mapped::new(armings.fd().as_fd(), 0..entries * 2).map_err(failed)?,
             entries,
-        })
+            never_exempt: BTreeMap::new(),
+            _maps: [machines, armings],
+        };
+        // Another version may have changed the groups and not known of this word.
+        for machine in limits.all() {
+            machine.never_exempt.store(0, Release);
+        }
+        Ok(limits)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Machine> {
+        (0..self.entries).filter_map(|index| self.machines.get(index))
     }
 
     /// Indexes of machines are from 1 up to, but not including, this. (0 is for interfaces of
@@ -203,13 +222,39 @@ impl Limits {
         group: u32,
         when_suspended: ExemptWhenSuspended,
     ) -> Result<(), HostError> {
+        let never_exempt = self.never_exempt.get(&group).copied().unwrap_or(0);
         let machine = self.machine(machine)?;
         let passes = when_suspended == ExemptWhenSuspended::Passes;
         machine
             .exempt_when_suspended
             .store(u64::from(passes), Relaxed);
-        machine.exempt_group.store(group.into(), Release);
+        if machine.exempt_group.load(Relaxed) != u64::from(group) {
+            // What is never exempt in the one group may be in the other.
+            machine.never_exempt.store(0, Release);
+            machine.exempt_group.store(group.into(), Release);
+        }
+        machine.never_exempt.store(never_exempt, Release);
         Ok(())
+    }
+
+    /// What is exempt in this group is about to change: until
+    /// [`Limits::set_never_exempt`], packets of its machines look it up, whatever they are.
+    pub(super) fn forget_never_exempt(&mut self, group: u32) {
+        self.never_exempt.remove(&group);
+        self.store_never_exempt(group, 0);
+    }
+
+    pub(super) fn set_never_exempt(&mut self, group: u32, to: u64) {
+        self.never_exempt.insert(group, to);
+        self.store_never_exempt(group, to);
+    }
+
+    fn store_never_exempt(&self, group: u32, to: u64) {
+        for machine in self.all() {
+            if machine.exempt_group.load(Relaxed) == u64::from(group) {
+                machine.never_exempt.store(to, Release);
+            }
+        }
     }
 
     /// Makes the index ready for another machine, which has neither limits nor exempt prefixes

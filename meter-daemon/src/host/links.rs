@@ -81,6 +81,11 @@ pub enum LinkChange {
         /// Of which.
         ifindex: u32,
     },
+    /// Someone, perhaps we, changed the filters of an interface.
+    FiltersChanged {
+        /// Of which.
+        ifindex: u32,
+    },
     /// Events were lost: nothing but a fresh [`Links::dump`] tells what is.
     Overrun,
 }
@@ -164,17 +169,20 @@ impl Links {
 
 /// The change of interest that a message tells of.
 fn change(message: &RouteNetlinkMessage) -> Option<LinkChange> {
-    let of_a_qdisc = |message: &TcMessage| {
-        let ifindex = u32::try_from(message.header.index).ok()?;
-        Some(LinkChange::QdiscChanged { ifindex })
-    };
+    let at = |message: &TcMessage| u32::try_from(message.header.index).ok();
     match message {
         RouteNetlinkMessage::NewLink(message) => link(message).map(LinkChange::Present),
         RouteNetlinkMessage::DelLink(message) => link(message).map(LinkChange::Gone),
         RouteNetlinkMessage::NewQueueDiscipline(message)
         | RouteNetlinkMessage::DelQueueDiscipline(message)
         | RouteNetlinkMessage::NewTrafficClass(message)
-        | RouteNetlinkMessage::DelTrafficClass(message) => of_a_qdisc(message),
+        | RouteNetlinkMessage::DelTrafficClass(message) => {
+            at(message).map(|ifindex| LinkChange::QdiscChanged { ifindex })
+        }
+        RouteNetlinkMessage::NewTrafficFilter(message)
+        | RouteNetlinkMessage::DelTrafficFilter(message) => {
+            at(message).map(|ifindex| LinkChange::FiltersChanged { ifindex })
+        }
         _ => None,
     }
 }

@@ -5,12 +5,12 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd},
+    ops::Range,
+    os::fd::{AsRawFd, BorrowedFd},
     ptr::{self, NonNull},
 };
 
-use aya::maps::MapData;
-use meter_common::{Arming, Machine};
+use meter_common::{Arming, Machine, ShortWay};
 
 /// # Safety
 /// The type is `repr(C)` and consists of `AtomicU64`s alone: any bytes are a value, and
@@ -21,12 +21,14 @@ pub(super) unsafe trait Words {}
 unsafe impl Words for Machine {}
 // SAFETY: as its declaration says.
 unsafe impl Words for Arming {}
+// SAFETY: as its declaration says.
+unsafe impl Words for ShortWay {}
 
-/// Every element of an array that was made with `BPF_F_MMAPABLE`.
+/// Elements of an array that was made with `BPF_F_MMAPABLE`.
 pub(super) struct Mapped<T> {
-    /// The loader hands its descriptor to the programs that it loads later.
-    _map: MapData,
+    /// The element at `start`.
     first: NonNull<T>,
+    start: u32,
     length: usize,
 }
 
@@ -36,10 +38,13 @@ unsafe impl<T: Words> Send for Mapped<T> {}
 unsafe impl<T: Words> Sync for Mapped<T> {}
 
 impl<T: Words> Mapped<T> {
-    pub(super) fn new(map: MapData, entries: u32) -> io::Result<Self> {
+    /// These of its elements; they begin where a page does.
+    pub(super) fn new(map: BorrowedFd<'_>, elements: Range<u32>) -> io::Result<Self> {
         // An array's elements lie at multiples of their size rounded up to 8.
         const { assert!(size_of::<T>().is_multiple_of(8)) };
-        let length = usize::try_from(entries).map_err(io::Error::other)?;
+        let length = usize::try_from(elements.end.saturating_sub(elements.start))
+            .map_err(io::Error::other)?;
+        let offset = u64::from(elements.start) * size_of::<T>() as u64;
         // SAFETY: a new mapping at a place of the kernel's choice; nothing of ours is there.
         let address = unsafe {
             libc::mmap(
@@ -47,8 +52,8 @@ impl<T: Words> Mapped<T> {
                 length * size_of::<T>(),
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
-                map.fd().as_fd().as_raw_fd(),
-                0,
+                map.as_raw_fd(),
+                libc::off_t::try_from(offset).map_err(io::Error::other)?,
             )
         };
         if address == libc::MAP_FAILED {
@@ -56,20 +61,20 @@ impl<T: Words> Mapped<T> {
         }
         let first = NonNull::new(address.cast()).ok_or_else(io::Error::last_os_error)?;
         Ok(Self {
-            _map: map,
             first,
+            start: elements.start,
             length,
         })
     }
 
     pub(super) fn get(&self, index: u32) -> Option<&T> {
-        let index = usize::try_from(index).ok()?;
-        if index >= self.length {
+        let at = usize::try_from(index.checked_sub(self.start)?).ok()?;
+        if at >= self.length {
             return None;
         }
         // SAFETY: within the mapping, which is page-aligned, has `length` elements and lives
         // as long as we. The kernel writes them, too, which the type allows for.
-        Some(unsafe { self.first.add(index).as_ref() })
+        Some(unsafe { self.first.add(at).as_ref() })
     }
 }
 

@@ -5,12 +5,15 @@ use std::{collections::BTreeMap, io, os::fd::AsFd, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapInfo, MapType, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{
+        Array, HashMap, IterableMap as _, Map, MapData, MapInfo, MapType, PerCpuArray,
+        PerCpuValues, RingBuf,
+    },
     util::nr_cpus,
 };
 use meter_common::{
     Arming, Counters, Direction, EXEMPT_PREFIXES, IFINDEX_ARRAY, Interface, LAYOUT, Machine,
-    MapSet, REACHED_BYTES, counter_index,
+    MapSet, REACHED_BYTES, ShortWay, counter_index,
 };
 
 use super::{
@@ -19,6 +22,8 @@ use super::{
     exempt::Exempt,
     limits::Limits,
     pins::{self, Pins},
+    short::ShortWays,
+    words::ProgramOptions,
 };
 
 const SLOTS: &str = "SLOTS";
@@ -32,9 +37,21 @@ const REACHED: &str = "REACHED";
 const EXEMPT_V4: &str = "EXEMPT_V4";
 const EXEMPT_V6: &str = "EXEMPT_V6";
 const MAP_SET: &str = "MAP_SET";
+const SHORT_WAYS: &str = "SHORT_WAYS";
 
 /// Where traffic is counted: the same maps in all layouts.
 pub(super) const COUNTED: [&str; 3] = [SLOTS, SLOTS_HIGH, COUNTERS];
+
+/// What machines have spent, where it ends, and whose traffic is exempt from it: the same maps
+/// since layout 2.
+pub(super) const LIMITED: [&str; 6] = [
+    MACHINES,
+    ARMINGS,
+    REACHED,
+    EXEMPT_V4,
+    EXEMPT_V6,
+    PAST_SHAPER,
+];
 
 /// What a pinned map must look like to be ours.
 struct Shape {
@@ -79,10 +96,16 @@ fn shapes(slots: u32) -> [Shape; 11] {
     ]
 }
 
+/// Follows from the others: a set is whole without it.
+const DERIVED: Shape = Shape::of::<ShortWay>(SHORT_WAYS, MapType::Array, IFINDEX_ARRAY);
+
 /// Sees that what is pinned is a whole set of our sizes, or nothing: what a start left
 /// unfinished is thrown away, since nothing has been counted in it.
 pub(super) fn prepare(pins: &Pins, slots: u32) -> Result<(), HostError> {
     let shapes = shapes(slots);
+    if pins.map(DERIVED.name).exists() {
+        check(pins, &DERIVED)?;
+    }
     let pinned = shapes.iter().filter(|shape| pins.map(shape.name).exists());
     let pinned: Vec<_> = pinned.collect();
     if pinned.is_empty() {
@@ -103,11 +126,11 @@ pub(super) fn prepare(pins: &Pins, slots: u32) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Sees that another layout's counters have our size.
-pub(super) fn check_counted(pins: &Pins, slots: u32) -> Result<(), HostError> {
+/// Sees that these maps of another layout have our sizes.
+pub(super) fn check_those(pins: &Pins, slots: u32, names: &[&str]) -> Result<(), HostError> {
     shapes(slots)
         .iter()
-        .filter(|shape| COUNTED.contains(&shape.name))
+        .filter(|shape| names.contains(&shape.name))
         .try_for_each(|shape| check(pins, shape))
 }
 
@@ -150,7 +173,7 @@ fn read_map_set(path: &Path) -> Result<MapSet, HostError> {
 
 /// Tells the loader the maps' sizes and where they are, or go.
 pub(super) fn configure(loader: &mut EbpfLoader<'_>, pins: &Pins, slots: u32) {
-    for shape in shapes(slots) {
+    for shape in shapes(slots).into_iter().chain([DERIVED]) {
         loader.map_max_entries(shape.name, shape.entries);
         loader.map_pin_path(shape.name, pins.map(shape.name));
     }
@@ -163,6 +186,7 @@ pub(super) struct Maps {
     interfaces: Array<MapData, Interface>,
     counters: MapData,
     past_shaper: PerCpuArray<MapData, u64>,
+    short: ShortWays,
     pub(super) limits: Limits,
     pub(super) exempt: Exempt,
     /// Until somebody listens.
@@ -180,10 +204,11 @@ impl Maps {
     /// these interfaces.
     pub(super) fn adopt(
         ebpf: &mut Ebpf,
-        slots: u32,
+        options: &ProgramOptions,
         id: u64,
         carried: &[Interface],
     ) -> Result<Self, HostError> {
+        let slots = options.slots;
         let slots_map = raw(ebpf, SLOTS)?;
         let counters = raw(ebpf, COUNTERS)?;
         let cpus =
@@ -194,7 +219,9 @@ impl Maps {
             .get(&0, 0)
             .map_err(|error| load_error(MAP_SET, &error))?;
         if map_set.id == 0 {
-            for (slot, interface) in (0..).zip(carried) {
+            let carried = (0..).zip(carried);
+            // All others are what a new map holds.
+            for (slot, interface) in carried.filter(|(_, it)| **it != Interface::default()) {
                 interfaces
                     .set(slot, interface, 0)
                     .map_err(|error| load_error(INTERFACES, &error))?;
@@ -227,6 +254,18 @@ impl Maps {
                 table.insert(ifindex, slot);
             }
         }
+        let mut routes = Vec::with_capacity(table.len());
+        for (ifindex, slot) in &table {
+            let interface = interfaces.get(slot, 0);
+            let interface = interface.map_err(|error| element_error("read slot", *slot, error))?;
+            routes.push((*ifindex, *slot, interface));
+        }
+        let short = ShortWays::new(
+            raw(ebpf, SHORT_WAYS)?,
+            options.count_bytes,
+            slots,
+            routes.into_iter(),
+        )?;
         let limits = Limits::map(raw(ebpf, MACHINES)?, raw(ebpf, ARMINGS)?, machines(slots))?;
         Ok(Self {
             limits,
@@ -238,6 +277,7 @@ impl Maps {
             interfaces,
             counters,
             past_shaper: typed(ebpf, PAST_SHAPER)?,
+            short,
             cpus,
             set: map_set,
             used: table.values().max().map_or(0, |highest| highest + 1),
@@ -266,13 +306,15 @@ impl Maps {
             self.slots_high.insert(ifindex, slot + 1, 0)
         }
         .map_err(|error| element_error("give a slot to", ifindex, error))?;
-        self.table.insert(ifindex, slot);
+        let former = self.table.insert(ifindex, slot);
         self.used = self.used.max(slot + 1);
-        Ok(())
+        let interface = self.interface(slot)?;
+        self.short.assigned(ifindex, former, slot, interface)
     }
 
     /// From now on, packets of the interface count nowhere.
     pub(super) fn unassign(&mut self, ifindex: u32) -> Result<(), HostError> {
+        self.short.unassign(ifindex, self.slot(ifindex))?;
         if ifindex < IFINDEX_ARRAY {
             self.slots.set(ifindex, 0, 0)
         } else {
@@ -293,11 +335,24 @@ impl Maps {
             .map_err(|error| element_error("read slot", slot, error))
     }
 
+    /// Of every slot, by few calls.
+    pub(super) fn generations(&self) -> Result<Vec<u32>, HostError> {
+        let mut generations = Vec::with_capacity(self.set.slots as usize);
+        let map = self.interfaces.map().fd().as_fd();
+        bpf::read_array(map, 1, self.set.slots, |_, interface: &[Interface]| {
+            generations.extend(interface.iter().map(|interface| interface.generation));
+        })
+        .map_err(|error| HostError::system("read the slots", error))?;
+        Ok(generations)
+    }
+
     pub(super) fn set_interface(&mut self, slot: u32, to: Interface) -> Result<(), HostError> {
         self.check(slot)?;
+        self.short.changing(slot, to)?;
         self.interfaces
             .set(slot, to, 0)
-            .map_err(|error| element_error("write slot", slot, error))
+            .map_err(|error| element_error("write slot", slot, error))?;
+        self.short.changed(slot, to)
     }
 
     fn check(&self, slot: u32) -> Result<(), HostError> {

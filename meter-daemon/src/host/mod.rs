@@ -34,6 +34,7 @@ mod mapped;
 mod maps;
 mod pins;
 mod rcu;
+mod short;
 mod takeover;
 mod tc;
 mod tcx;

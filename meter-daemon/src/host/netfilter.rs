@@ -5,12 +5,13 @@
 //! the chains of nf_tables, of every family: nothing else in the kernel hooks in there, and
 //! nfnetlink's own list of hooks is missing in many kernels.
 
-use std::io;
+use std::{future, io};
 
+use futures_util::FutureExt;
 use netlink_packet_core::{
     DecodeError, NLM_F_DUMP, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable,
 };
-use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_NETFILTER};
 
 use super::{
     error::HostError,
@@ -19,7 +20,10 @@ use super::{
 
 /// linux/netfilter/nfnetlink.h and nf_tables.h.
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFNLGRP_NFTABLES: u32 = 7;
+const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_GETCHAIN: u16 = 4;
+const NFT_MSG_DELCHAIN: u16 = 5;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
@@ -57,6 +61,46 @@ pub fn ingress_chains(interface: &str) -> Result<Vec<String>, HostError> {
         .collect())
 }
 
+/// What the kernel says of chains that come and go; CAP_NET_ADMIN suffices to listen.
+pub struct ChainChanges(TokioSocket);
+
+impl ChainChanges {
+    /// Subscribes: what is asked for afterwards misses no change. Panics outside of a tokio
+    /// runtime. `None` where the kernel has no nfnetlink.
+    ///
+    /// # Errors
+    /// Where the kernel does not let us.
+    pub fn open() -> Result<Option<Self>, HostError> {
+        let subscribed = || {
+            let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+            socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+            socket.socket_mut().add_membership(NFNLGRP_NFTABLES)?;
+            Ok(Self(socket))
+        };
+        match subscribed() {
+            Ok(changes) => Ok(Some(changes)),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(HostError::system("listen to changes of nftables", error)),
+        }
+    }
+
+    /// Waits until the chains at some interface's ingress may be others. Nothing is lost when
+    /// the future is dropped.
+    pub async fn next(&mut self) {
+        while !self.datagram().await {}
+        // A transaction of many chains is one change.
+        while self.datagram().now_or_never().is_some() {}
+    }
+
+    /// Whether the next datagram is of concern. One that could not be had or read may have been.
+    async fn datagram(&mut self) -> bool {
+        let received = future::poll_fn(|context| self.0.poll_recv_from_full(context)).await;
+        let mut messages: Vec<Message> = Vec::new();
+        let read = received.and_then(|(bytes, _)| tc::take(&bytes, &mut messages));
+        read.is_err() || messages.iter().any(Message::changes_ingress)
+    }
+}
+
 /// No nfnetlink, or nobody there who knows the question.
 fn is_missing(error: &io::Error) -> bool {
     matches!(
@@ -74,30 +118,44 @@ struct Message {
 }
 
 impl Message {
-    fn hooks_into(&self, interface: &str) -> bool {
-        let hook = find(&self.attributes, NFTA_CHAIN_HOOK).and_then(|hook| unnest(hook).ok());
-        // A chain that is only jumped to hooks in nowhere.
-        let Some(hook) = hook else {
-            return false;
-        };
-        let number = find(&hook, NFTA_HOOK_HOOKNUM)
-            .and_then(|number| Some(u32::from_be_bytes(number.try_into().ok()?)));
+    /// Where a chain hooks in, if that is an ingress. One that is only jumped to hooks in nowhere.
+    fn ingress_hook(&self) -> Option<Vec<Attribute>> {
+        let hook = unnest(find(&self.attributes, NFTA_CHAIN_HOOK)?).ok()?;
+        let number = find(&hook, NFTA_HOOK_HOOKNUM)?;
+        let number = u32::from_be_bytes(number.try_into().ok()?);
         let at_ingress = match self.family {
-            NFPROTO_NETDEV => number == Some(NF_NETDEV_INGRESS),
-            NFPROTO_INET => number == Some(NF_INET_INGRESS),
+            NFPROTO_NETDEV => number == NF_NETDEV_INGRESS,
+            NFPROTO_INET => number == NF_INET_INGRESS,
             _ => false,
+        };
+        at_ingress.then_some(hook)
+    }
+
+    /// Whether it tells of a chain at an ingress that came or went. Where one hooked in that
+    /// goes, the kernel says only if it loses some of its interfaces.
+    fn changes_ingress(&self) -> bool {
+        const NEW: u16 = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWCHAIN;
+        const DELETED: u16 = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_DELCHAIN;
+        match self.kind {
+            NEW => self.ingress_hook().is_some(),
+            DELETED => matches!(self.family, NFPROTO_NETDEV | NFPROTO_INET),
+            _ => false,
+        }
+    }
+
+    fn hooks_into(&self, interface: &str) -> bool {
+        let Some(hook) = self.ingress_hook() else {
+            return false;
         };
         let one = find(&hook, NFTA_HOOK_DEV).is_some_and(|name| is_meant(name, interface));
         let several = find(&hook, NFTA_HOOK_DEVS).and_then(|names| unnest(names).ok());
-        at_ingress
-            && (one
-                || several.is_some_and(|names| {
-                    names.iter().any(|(kind, name)| match *kind {
-                        NFTA_DEVICE_NAME => is_meant(name, interface),
-                        NFTA_DEVICE_PREFIX => interface.starts_with(text(name)),
-                        _ => false,
-                    })
-                }))
+        one || several.is_some_and(|names| {
+            names.iter().any(|(kind, name)| match *kind {
+                NFTA_DEVICE_NAME => is_meant(name, interface),
+                NFTA_DEVICE_PREFIX => interface.starts_with(text(name)),
+                _ => false,
+            })
+        })
     }
 
     fn called(&self) -> String {

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use super::{
     clsact,
     error::HostError,
-    features,
+    exempt, features,
     limits::Limits,
     load::{self, Loaded},
     maps::{self, Maps},
@@ -62,7 +62,7 @@ impl Programs {
             (carried.id, carried.interfaces)
         });
         let mut ebpf = load::object(&pins, options)?;
-        let maps = Maps::adopt(&mut ebpf, options.slots, id, &interfaces)?;
+        let maps = Maps::adopt(&mut ebpf, options, id, &interfaces)?;
         let loaded = Loaded::new(&mut ebpf, mode)?;
         let programs = Self {
             mode,
@@ -217,8 +217,12 @@ impl Programs {
                         _ => Hooks::Lost,
                     },
                     shaper: match Shaper::of(interface) {
-                        Some(shaper) if self.stands(ifindex, Hook::Shape)? => Some(shaper),
-                        _ => None,
+                        Some(shaper)
+                            if shaper.redirects() && !self.stands(ifindex, Hook::Shape)? =>
+                        {
+                            None
+                        }
+                        shaper => shaper,
                     },
                 })
             })
@@ -309,13 +313,13 @@ impl Programs {
         rcu::Expedited::for_interfaces(interfaces)
     }
 
-    /// For which of its owners a slot was last handed out; 0 where it never was. Letting go of
-    /// it changes nothing of that.
+    /// For which of its owners each slot was last handed out; 0 where it never was. Letting go of
+    /// one changes nothing of that.
     ///
     /// # Errors
-    /// Where there is no such slot, or the kernel does not say.
-    pub fn generation(&self, slot: u32) -> Result<u32, HostError> {
-        Ok(self.maps.interface(slot)?.generation)
+    /// Where the kernel does not say.
+    pub fn generations(&self) -> Result<Vec<u32>, HostError> {
+        self.maps.generations()
     }
 
     /// What every slot shows, up to the highest that was handed out.
@@ -418,7 +422,11 @@ impl Programs {
     /// # Errors
     /// Where the kernel refuses: there is room for 65 536 prefixes of each family.
     pub fn set_exempt_prefixes(&mut self, group: u32, prefixes: &[IpNet]) -> Result<(), HostError> {
-        self.maps.exempt.set(group, prefixes)
+        self.maps.limits.forget_never_exempt(group);
+        self.maps.exempt.set(group, prefixes)?;
+        let never_exempt = exempt::never_exempt(prefixes);
+        self.maps.limits.set_never_exempt(group, never_exempt);
+        Ok(())
     }
 
     /// The groups that have exempt prefixes, those of an earlier run among them.
@@ -442,7 +450,8 @@ impl Programs {
 
     /// Sends the interface's packets through the classes of a shaper that stands, or past it.
     /// What the guest sends is redirected by a program of its own, last on its hook; if
-    /// another has been put behind it meanwhile, it moves to the end.
+    /// another has been put behind it meanwhile, it moves to the end. A shaper without an IFB
+    /// needs none: by `clsact` there could not even be one, whose action would lead nowhere.
     ///
     /// # Errors
     /// Where the interface is not in that slot, or the kernel refuses.
@@ -453,7 +462,8 @@ impl Programs {
         to: Option<Shaper>,
     ) -> Result<(), HostError> {
         self.in_slot(ifindex, slot, "shape")?;
-        if to.is_none() {
+        let redirects = to.is_some_and(Shaper::redirects);
+        if !redirects {
             self.take(ifindex, Hook::Shape)?;
         }
         let interface = Interface {
@@ -463,7 +473,7 @@ impl Programs {
             ..self.maps.interface(slot)?
         };
         self.maps.set_interface(slot, interface)?;
-        if to.is_some() {
+        if redirects {
             self.put(ifindex, Hook::Shape)?;
         }
         Ok(())

@@ -146,6 +146,12 @@ pub enum ShapingError {
         /// Why it cannot be saved.
         why: String,
     },
+    /// Somebody changes the root at this moment.
+    #[error("the root qdisc of interface {ifindex} is being changed by somebody")]
+    Disturbed {
+        /// Of which interface.
+        ifindex: u32,
+    },
     /// Our IFB's name belongs to something else.
     #[error("{name} is not an IFB of ours: rename or delete it")]
     NameTaken {
@@ -186,13 +192,20 @@ impl Shaping {
     /// Shapes an interface to `rate`, each direction. Nothing is done where all stands as
     /// wanted, classes are changed in place where only the rate differs. The redirect to the
     /// IFB is for the caller to switch on, afterwards.
+    ///
+    /// `over` is the root that [`Shaping::inspect`] found. Where another stands by now, somebody
+    /// is at work there, and what they are about to put there must find what they left.
     pub async fn install(
         &self,
         ifindex: u32,
         rate: BitsPerSecond,
+        over: &Root,
     ) -> Result<Installed, ShapingError> {
-        self.run(ifindex, move |requests| install(requests, ifindex, rate))
-            .await
+        let over = over.clone();
+        self.run(ifindex, move |requests| {
+            install(requests, ifindex, rate, &over)
+        })
+        .await
     }
 
     /// The part of [`Shaping::install`] that changes nothing for any packet yet; what the
@@ -288,12 +301,13 @@ fn install(
     requests: &mut Requests,
     ifindex: u32,
     rate: BitsPerSecond,
+    over: &Root,
 ) -> Result<Installed, ShapingError> {
     let link = links::get(requests, ifindex)?.ok_or(ShapingError::Gone { ifindex })?;
     let tree = Tree::new(rate, link.mtu);
     let (ifb, at_the_ifb) = prepare(requests, &link, &tree)?;
     // Last: from now until the program knows, what it counts may yet be dropped here.
-    let (replaced, at_the_tap) = root::stand(requests, ifindex, &tree)?;
+    let (replaced, at_the_tap) = root::stand(requests, ifindex, &tree, Some(over))?;
     Ok(Installed {
         ifb_ifindex: ifb.ifindex,
         change: at_the_tap.max(at_the_ifb),
@@ -308,7 +322,7 @@ fn prepare(
     tree: &Tree,
 ) -> Result<(links::Link, Change), ShapingError> {
     let ifb = ifb::ensure(requests, link)?;
-    let (_, change) = root::stand(requests, ifb.ifindex, tree)?;
+    let (_, change) = root::stand(requests, ifb.ifindex, tree, None)?;
     // Up only now: so nothing passes it unshaped, and the kernel waits once, not twice, for
     // its packets in flight.
     if !ifb.up {

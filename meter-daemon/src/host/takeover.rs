@@ -2,8 +2,10 @@
 //!
 //! Where traffic is counted has stayed the same through all layouts (see `meter_common::LAYOUT`):
 //! those maps go on under our name, with all that was counted and under the set's own name, so
-//! that nothing ends and the ledger's cursors go on. The rest is made anew. A link is given to
-//! us as it stands and then gets our program between two packets.
+//! that nothing ends and the ledger's cursors go on. So do, since layout 2, the machines' limits
+//! and what they have spent: while links move, the old program and the new one add to the same
+//! sum and compare it with the same boundary, and no packet more gets past it than otherwise. A
+//! link is given to us as it stands and then gets our program between two packets.
 //!
 //! Each step leaves what the next start, of either version, can go on from: the other's maps
 //! keep their pins until every link is ours.
@@ -16,7 +18,7 @@ use meter_common::{Interface, NO_MACHINE};
 use super::{
     bpf,
     error::HostError,
-    maps::{self, COUNTED, INTERFACES},
+    maps::{self, COUNTED, INTERFACES, LIMITED},
     pins::Pins,
     tcx,
 };
@@ -42,9 +44,20 @@ pub(super) fn carry_maps(
         let Some(id) = maps::name(other)? else {
             continue;
         };
-        maps::check_counted(other, slots)?;
-        let interfaces = interfaces(other, slots)?;
-        for name in COUNTED {
+        maps::check_those(other, slots, &COUNTED)?;
+        let mut names = COUNTED.to_vec();
+        let mut interfaces = interfaces(other, slots)?;
+        if maps::check_those(other, slots, &LIMITED).is_ok() {
+            names.extend(LIMITED);
+        } else {
+            tracing::info!(
+                "that version's limits are none of ours: they hold from the first reading on"
+            );
+            for interface in &mut interfaces {
+                interface.machine = NO_MACHINE;
+            }
+        }
+        for name in names {
             let failed = |error| HostError::system(format!("take over the map {name}"), error);
             let map = bpf::open_pin(&other.map(name)).map_err(failed)?;
             bpf::pin(map.as_fd(), &ours.map(name)).map_err(failed)?;
@@ -55,8 +68,7 @@ pub(super) fn carry_maps(
     Ok(None)
 }
 
-/// The fields that every layout has, of every slot. Machines are not carried over, since a new
-/// layout may mean other limits: whoever opens us arms its own.
+/// The fields that every layout has, of every slot.
 fn interfaces(other: &Pins, slots: u32) -> Result<Vec<Interface>, HostError> {
     let path = other.map(INTERFACES);
     let failed =
@@ -75,15 +87,17 @@ fn interfaces(other: &Pins, slots: u32) -> Result<Vec<Interface>, HostError> {
 }
 
 fn interface(words: &[u32]) -> Interface {
-    let &[_, generation, shaper, ifb, verdict, ..] = words else {
+    // Layout 1 had as many, and 0 in the last.
+    let &[machine, generation, shaper, ifb, verdict, root_lost, ..] = words else {
         return Interface::default();
     };
     Interface {
-        machine: NO_MACHINE,
+        machine,
         generation,
         shaper,
         ifb,
         verdict,
+        root_lost,
         ..Interface::default()
     }
 }

@@ -171,7 +171,7 @@ where
 }
 
 /// Takes the messages of one datagram; true when the answer ends with it.
-fn take<M>(mut bytes: &[u8], answer: &mut Vec<M>) -> io::Result<bool>
+pub(super) fn take<M>(mut bytes: &[u8], answer: &mut Vec<M>) -> io::Result<bool>
 where
     M: NetlinkDeserializable,
 {

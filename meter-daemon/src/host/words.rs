@@ -88,7 +88,7 @@ pub struct AttachRequest {
 pub struct Shaper {
     /// The major number of the HTB on the tap's root and of the one on the IFB.
     pub major: u16,
-    /// What the guest sends passes through this IFB.
+    /// What the guest sends passes through this IFB; 0 where it is not to be redirected.
     pub ifb_ifindex: u32,
 }
 
@@ -100,6 +100,10 @@ impl Shaper {
             major,
             ifb_ifindex: interface.ifb,
         })
+    }
+
+    pub(super) const fn redirects(self) -> bool {
+        self.ifb_ifindex != 0
     }
 
     /// The major number as it stands in a class id.

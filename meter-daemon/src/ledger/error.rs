@@ -14,8 +14,9 @@ pub enum LedgerError {
     /// The file is damaged, or none of ours.
     #[error(
         "the ledger {} is damaged: {cause}. It was left as it is; counting goes on in the kernel \
-         meanwhile. Move it and its -wal and -shm files away, all three, then restore a backup to \
-         this path, or start without one to begin a new history",
+         meanwhile. Stop meterd and restore a backup (`meterd restore` puts this one aside), or move \
+         it and its -wal and -shm files away, all three, and start without one to begin a new \
+         history",
         file.display()
     )]
     Corrupt {

@@ -28,6 +28,11 @@ pub(super) fn restoring(directory: &Path) -> PathBuf {
     directory.join("ledger.db.restoring")
 }
 
+/// A ledger that is being written, before it has its name.
+pub(super) fn unfinished(file: &Path) -> PathBuf {
+    file.with_extension("db.new")
+}
+
 /// A lock that somebody else keeps for longer is an error: the loop must go on, and the
 /// next batch takes all.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -70,7 +75,7 @@ pub(super) fn exists(file: &Path) -> Result<bool, LedgerError> {
 /// Begins a ledger: under another name, and renamed when it is whole and on the disk.
 pub(super) fn begin(directory: &Path, file: &Path) -> Result<(), LedgerError> {
     const ATTEMPT: &str = "beginning a ledger";
-    let new = directory.join("ledger.db.new");
+    let new = unfinished(file);
     let io = |error| LedgerError::io(ATTEMPT, &new, &error);
     // A start that was cut short left them.
     for left in [&new, &directory.join("ledger.db.new-journal")] {

@@ -198,7 +198,13 @@ impl Ledger {
     }
 
     pub(super) fn failed(&self, attempt: &'static str, error: &rusqlite::Error) -> LedgerError {
-        LedgerError::sqlite(attempt, &self.file, error)
+        let error = LedgerError::sqlite(attempt, &self.file, error);
+        if matches!(error, LedgerError::Corrupt { .. }) {
+            // Pages that were read damaged would be believed on once the file is whole again. If
+            // they cannot be let go of now, the next failure tries again.
+            let _ = self.connection.execute_batch("PRAGMA shrink_memory");
+        }
+        error
     }
 }
 

@@ -24,6 +24,7 @@ mod node;
 mod pinned;
 mod police;
 mod shaping;
+mod short;
 mod speed;
 mod takeover;
 mod weight;

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use meter_common::LAYOUT;
 use meter_daemon::host::{
     error::HostError,
     programs::{AttachRequest, Attached, Hooks, ProgramOptions, Programs},
@@ -159,7 +160,7 @@ fn an_attachment_that_was_interrupted_is_completed() {
         let mut programs = arena.open_tcx();
         attach(&mut programs, guest.ifindex, 0);
         drop(programs);
-        let links = arena.pin_directory().join("v2/links");
+        let links = arena.pin_directory().join(format!("v{LAYOUT}/links"));
         fs::remove_file(links.join(format!("{}-received", guest.ifindex))).unwrap();
         let programs = arena.open_tcx();
         assert_eq!(programs.attached().unwrap()[0].hooks, Hooks::Both);
@@ -207,7 +208,8 @@ fn what_a_start_left_unfinished_is_begun_anew() {
         let mut programs = Programs::open(&arena.options(), 11).unwrap();
         attach(&mut programs, guest.ifindex, 0);
         drop(programs);
-        fs::remove_file(arena.pin_directory().join("v2/maps/COUNTERS")).unwrap();
+        let maps = arena.pin_directory().join(format!("v{LAYOUT}/maps"));
+        fs::remove_file(maps.join("COUNTERS")).unwrap();
         let programs = Programs::open(&arena.options(), 12).unwrap();
         assert_eq!(programs.map_set(), 12);
         assert_eq!(programs.attached().unwrap(), []);

@@ -11,7 +11,9 @@ use aya::{
     },
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
-use meter_common::{CountBytes, Counters, ExemptV4, ExemptV6, Interface, NO_LIMIT};
+use meter_common::{
+    CountBytes, Counters, ExemptV4, ExemptV6, Interface, NO_LIMIT, ShortWay, arming_index,
+};
 use meter_daemon::host::programs::OBJECT;
 
 use crate::arena::arena;
@@ -25,7 +27,27 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
+    /// The daemon opens the short way of such an interface on such a basis.
     pub(crate) fn new(basis: CountBytes, interface: Interface) -> Self {
+        let mut bench = Self::the_long_way(basis, interface);
+        if basis == CountBytes::Wire && interface.is_ordinary() {
+            bench.set_way(ShortWay::counters(0), interface.machine);
+        }
+        bench
+    }
+
+    fn set_way(&mut self, counters: u64, machine: u32) {
+        let map = self.ebpf.map_mut("SHORT_WAYS").unwrap();
+        let mut ways: Array<_, [u64; 2]> = map.try_into().unwrap();
+        ways.set(1, [counters, machine.into()], 0).unwrap();
+    }
+
+    /// From now on packets go the long way.
+    pub(crate) fn close_way(&mut self) {
+        self.set_way(ShortWay::CLOSED, 0);
+    }
+
+    fn the_long_way(basis: CountBytes, interface: Interface) -> Self {
         let basis = basis as u32;
         let mut ebpf = EbpfLoader::new()
             .btf(None)
@@ -40,7 +62,9 @@ impl Bench {
         for name in ["meter_received", "meter_sent", "shape_sent", "mark_sent"] {
             program(&mut ebpf, name).load().unwrap();
         }
-        Self { ebpf }
+        let mut bench = Self { ebpf };
+        bench.close_way();
+        bench
     }
 
     /// Under machine 1, which counts what it spends, or not, and has this group of prefixes.
@@ -50,13 +74,32 @@ impl Bench {
             ..interface
         };
         let mut bench = Self::new(CountBytes::Wire, interface);
-        let mut machines: Array<_, [u64; 16]> =
-            bench.ebpf.map_mut("MACHINES").unwrap().try_into().unwrap();
         let mut machine = [0; 16];
         // As `Machine` has them: nearest three, counts, exempt_group.
         machine[2..7].copy_from_slice(&[NO_LIMIT, NO_LIMIT, NO_LIMIT, counts, group.into()]);
-        machines.set(1, machine, 0).unwrap();
+        bench.set_machine(machine);
         bench
+    }
+
+    pub(crate) fn set_machine(&mut self, words: [u64; 16]) {
+        let map = self.ebpf.map_mut("MACHINES").unwrap();
+        let mut machines: Array<_, [u64; 16]> = map.try_into().unwrap();
+        machines.set(1, words, 0).unwrap();
+    }
+
+    pub(crate) fn machine(&self) -> [u64; 16] {
+        let map = self.ebpf.map("MACHINES").unwrap();
+        let machines: Array<_, [u64; 16]> = map.try_into().unwrap();
+        machines.get(&1, 0).unwrap()
+    }
+
+    /// The first of the two that are armed while its machine's arming is 0.
+    pub(crate) fn set_boundary(&mut self, words: [u64; 5]) {
+        let map = self.ebpf.map_mut("ARMINGS").unwrap();
+        let mut armings: Array<_, [u64; 10]> = map.try_into().unwrap();
+        let mut both = [0; 10];
+        both[..5].copy_from_slice(&words);
+        armings.set(arming_index(1, 0), both, 0).unwrap();
     }
 
     pub(crate) fn exempt_v4(&mut self, group: u32, address: [u8; 4], bits: u32) {

@@ -56,7 +56,7 @@ fn work() -> Result<()> {
             .could_not(|| format!("open the module {module}"))?;
         finit_module(&file, c"", 0).could_not(|| format!("load the module {module}"))?;
     }
-    for line in lines("/tests/order")? {
+    for line in lines("/order")? {
         let words: Vec<&str> = line.split(' ').collect();
         let Some((program, arguments)) = words.split_first() else {
             return Err(Failure::new("an empty line among the tests"));
@@ -66,6 +66,7 @@ fn work() -> Result<()> {
             .args(arguments)
             .env("METERD", "/tests/meterd")
             .env("TMPDIR", "/tmp")
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .current_dir("/tmp")
             .status()
             .could_not(|| format!("run {program}"))?;

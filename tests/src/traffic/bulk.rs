@@ -13,11 +13,10 @@ use std::{
 
 use rustix::net::sockopt;
 
-use super::{PATIENCE, rate, tcp};
+use super::{PATIENCE, Sustained, rate, sustained, tcp};
 use crate::{
     Context, Result,
     topology::{Family, Party},
-    wait::{self, Seen},
 };
 
 /// Parallel TCP flows, as fast as they get.
@@ -25,6 +24,8 @@ use crate::{
 pub struct Bulk {
     arrived: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
+    begun: Instant,
+    senders: Vec<TcpStream>,
     streams: Vec<TcpStream>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -35,6 +36,8 @@ impl Bulk {
         let mut bulk = Self {
             arrived: Arc::default(),
             stop: Arc::default(),
+            begun: Instant::now(),
+            senders: Vec::new(),
             streams: Vec::new(),
             threads: Vec::new(),
         };
@@ -58,6 +61,8 @@ impl Bulk {
                 .could_not(|| format!("connect to {address}"))
         })?;
         let (receiver, _) = listener.accept().could_not(|| "accept a connection")?;
+        let copy = sender.try_clone().could_not(|| "keep a handle on a flow")?;
+        self.senders.push(copy);
         for stream in [&sender, &receiver] {
             // Closed means over: what is queued is not sent on behind the test's back.
             sockopt::set_socket_linger(stream, Some(Duration::ZERO)).could_not(|| "not linger")?;
@@ -88,39 +93,16 @@ impl Bulk {
         rate(self.arrived() - before, start.elapsed())
     }
 
-    /// As [`Self::goodput`], of flows that are slow, once they have settled.
-    pub fn steady_goodput(&self, window: Duration) -> Result<f64> {
-        self.settle()?;
-        Ok(self.goodput(window))
+    /// Payload of which the senders know that it has arrived. What came behind a hole is booked
+    /// when it comes and not, as with what the receiver can read, when the hole is filled.
+    pub fn delivered(&self) -> Result<u64> {
+        self.senders.iter().map(tcp::delivered).sum()
     }
 
-    /// Waits until slow flows arrive in order: the first burst's losses are made good, which
-    /// at some kbit/s takes seconds, and what arrived behind a hole would be booked at the
-    /// instant that fills it. Of several flows each has holes of its own, and more time.
-    pub fn settle(&self) -> Result<()> {
-        const SEGMENT: u64 = 1448;
-        std::thread::sleep(Duration::from_secs(if self.streams.len() > 2 {
-            6
-        } else {
-            3
-        }));
-        let mut last = self.arrived();
-        let arrive = || {
-            let (before, now) = (last, self.arrived());
-            last = now;
-            Ok(if (1..=SEGMENT).contains(&(now - before)) {
-                Seen::Yes(())
-            } else {
-                Seen::NotYet(format!("{} bytes in 5 ms", now - before))
-            })
-        };
-        wait::until(
-            "a segment in order",
-            Duration::from_millis(5),
-            PATIENCE,
-            arrive,
-        )?;
-        Ok(())
+    /// Waits until some stretch of `window` had at least `least` bits a second delivered, for
+    /// a minute at most; tells of the best there was, and of all since the flows began.
+    pub fn sustained(&self, window: Duration, least: f64) -> Result<Sustained> {
+        sustained(self.begun, window, least, || self.delivered())
     }
 
     /// Ends the flows; returns the payload that arrived in all.
@@ -132,6 +114,7 @@ impl Bulk {
 
     fn end(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.senders.clear();
         for stream in self.streams.drain(..) {
             // Fails only if the other side was quicker, which is what is wanted.
             drop(stream.shutdown(Shutdown::Both));

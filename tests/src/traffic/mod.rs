@@ -2,12 +2,14 @@
 //! it is bounded in volume and in time.
 
 mod bulk;
+mod course;
 mod flood;
 mod ping;
 mod tcp;
 mod udp;
 
 pub use bulk::Bulk;
+pub use course::{Sustained, sustained};
 pub use flood::Flood;
 pub use ping::{Pings, ping};
 pub use tcp::{Tcp, Transfer};

@@ -60,11 +60,12 @@ pub fn ping(from: &Party, to: Ipv4Addr, count: u16, every: Duration) -> Result<P
             )
             .could_not(|| format!("send an echo request to {to}"))?;
             let patience = Duration::from_secs(2);
-            while let Some(left) = patience
-                .checked_sub(start.elapsed())
-                .filter(|l| !l.is_zero())
-            {
-                sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(left))
+            loop {
+                // However late it is: an answer that is there is looked at.
+                let left = patience.saturating_sub(start.elapsed());
+                let a_look = Duration::from_millis(1);
+                let wait = sockopt::Timeout::Recv;
+                sockopt::set_socket_timeout(&socket, wait, Some(left.max(a_look)))
                     .could_not(|| "bound the wait")?;
                 let mut buffer = [0; 256];
                 match net::recv(&socket, &mut buffer[..], RecvFlags::empty()) {
@@ -72,6 +73,7 @@ pub fn ping(from: &Party, to: Ipv4Addr, count: u16, every: Duration) -> Result<P
                         pings.answered.push(start.elapsed());
                         break;
                     }
+                    Err(Errno::AGAIN) if left.is_zero() => break,
                     Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
                     Err(error) => return Err(error).could_not(|| "receive an echo reply"),
                 }

@@ -155,10 +155,29 @@ fn give(address: SocketAddr, bytes: u64) -> Result<(Duration, u32)> {
 
 fn retransmitted(stream: &TcpStream) -> Result<u32> {
     const TOTAL_RETRANS: usize = 100; // in struct tcp_info
-    let mut info = [0; 104];
+    let info = info(stream)?;
+    Ok(u32_at(&info, TOTAL_RETRANS))
+}
+
+/// Payload of which the sender knows that it has arrived, in order or not.
+pub(super) fn delivered(stream: &TcpStream) -> Result<u64> {
+    const SND_MSS: usize = 16; // in struct tcp_info
+    const SACKED: usize = 28;
+    const BYTES_ACKED: usize = 120;
+    let info = info(stream)?;
+    let acknowledged = info[BYTES_ACKED..].try_into().map_or(0, u64::from_ne_bytes);
+    let behind_holes = u64::from(u32_at(&info, SACKED)) * u64::from(u32_at(&info, SND_MSS));
+    Ok(acknowledged + behind_holes)
+}
+
+fn info(stream: &TcpStream) -> Result<[u8; 128]> {
+    let mut info = [0; 128];
     sys::get_option(stream, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)
         .could_not(|| "read the connection's figures")?;
-    Ok(info[TOTAL_RETRANS..]
-        .try_into()
-        .map_or(0, u32::from_ne_bytes))
+    Ok(info)
+}
+
+fn u32_at(info: &[u8; 128], at: usize) -> u32 {
+    let [a, b, c, d] = [info[at], info[at + 1], info[at + 2], info[at + 3]];
+    u32::from_ne_bytes([a, b, c, d])
 }

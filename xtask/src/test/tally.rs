@@ -13,6 +13,8 @@ pub(crate) struct Tally {
     programs: u64,
     /// What failed, by name, for the end.
     pub(crate) failures: Vec<String>,
+    /// What tests say that they have shown, a line each.
+    pub(crate) shown: Vec<String>,
 }
 
 impl fmt::Display for Tally {
@@ -65,6 +67,9 @@ impl Tally {
         listener.names.read(line);
         if let Some(result) = line.strip_prefix("test result: ") {
             self.add(result);
+        }
+        if let Some(shown) = line.strip_prefix("shown: ") {
+            self.shown.push(shown.to_owned());
         }
         // Package meter-tests' words, in `needs`.
         if let Some((what, place)) = line.strip_prefix("needs ").and_then(|l| l.split_once(": "))
@@ -157,7 +162,8 @@ mod tests {
 
     #[test]
     fn what_programs_say_is_added_up_with_and_without_colour() {
-        let text = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n\
+        let text = "shown: poll: killed at 3 instants\n\
+                    test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n\
                     test result: \u{1b}[32mok\u{1b}(B\u{1b}[m. 12 passed; 0 failed; 0 ignored; \
                     0 measured; 2 filtered out; finished in 0.01s";
         let tally = tally(text, true);
@@ -166,6 +172,7 @@ mod tests {
             "15 passed, 0 failed, 1 ignored, in 1 test programs"
         );
         assert_eq!(tally.failures, Vec::<String>::new());
+        assert_eq!(tally.shown, ["poll: killed at 3 instants"]);
     }
 
     #[test]

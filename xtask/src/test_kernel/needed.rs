@@ -85,16 +85,28 @@ impl Modules {
         Ok(Self { files, builtin })
     }
 
-    /// The files to load for these modules, each behind those that it depends on.
-    pub(super) fn in_order(&self, names: &[&str]) -> Result<Vec<PathBuf>, String> {
+    /// The files to load for these modules, each behind those that it depends on; of those that
+    /// are only welcome, what there is. Compressed ones are unpacked into a folder.
+    pub(super) fn in_order(
+        &self,
+        names: &[&str],
+        welcome: &[&str],
+        unpacked: &Path,
+    ) -> Result<Vec<PathBuf>, String> {
         let mut order = Vec::new();
         for name in names {
-            self.add(name, &mut order)?;
+            self.add(name, unpacked, &mut order)?;
+        }
+        for name in welcome
+            .iter()
+            .filter(|name| self.files.contains_key(**name))
+        {
+            self.add(name, unpacked, &mut order)?;
         }
         Ok(order)
     }
 
-    fn add(&self, name: &str, order: &mut Vec<PathBuf>) -> Result<(), String> {
+    fn add(&self, name: &str, unpacked: &Path, order: &mut Vec<PathBuf>) -> Result<(), String> {
         let Some(path) = self.files.get(name) else {
             let mut builtin = self.builtin.lines();
             return if builtin.any(|line| self::name(Path::new(line)).as_deref() == Some(name)) {
@@ -103,22 +115,34 @@ impl Modules {
                 Err(format!("this kernel has no module {name}"))
             };
         };
-        if order.contains(path) {
+        let path = plain(path, unpacked)?;
+        if order.contains(&path) {
             return Ok(());
         }
-        if path.extension().is_some_and(|extension| extension != "ko") {
-            return Err(format!(
-                "{} is compressed: unpack the kernel's modules first",
-                path.display()
-            ));
-        }
-        let bytes = fs::read(path).map_err(|error| cannot_read(path, &error))?;
+        let bytes = fs::read(&path).map_err(|error| cannot_read(&path, &error))?;
         for dependency in dependencies(&bytes) {
-            self.add(&dependency, order)?;
+            self.add(&dependency, unpacked, order)?;
         }
-        order.push(path.clone());
+        order.push(path);
         Ok(())
     }
+}
+
+/// A module as the kernel takes it, of one that a distribution has compressed.
+fn plain(module: &Path, unpacked: &Path) -> Result<PathBuf, String> {
+    let program = match module.extension().and_then(|extension| extension.to_str()) {
+        Some("xz") => "xz",
+        Some("zst") => "zstd",
+        Some("gz") => "gzip",
+        _ => return Ok(module.to_owned()),
+    };
+    let path = unpacked.join(module.file_stem().unwrap_or_default());
+    let cannot = |error| format!("cannot write {}: {error}", path.display());
+    fs::create_dir_all(unpacked).map_err(cannot)?;
+    let file = fs::File::create(&path).map_err(cannot)?;
+    let mut command = Command::new(program);
+    cargo::run(command.args(["-dc"]).arg(module).stdout(file))?;
+    Ok(path)
 }
 
 /// `sch_htb` of `…/sch-htb.ko` or `sch_htb.ko.xz`.

@@ -62,7 +62,7 @@ pub(in crate::cli) fn run(args: &Args, config: Option<&Path>) -> Result<(), Fail
         None => Vec::new(),
     };
     let zone = about
-        .map(|machine| machine.time_zone.clone())
+        .map(|machine| machine.zone(machine.plan.as_deref()).clone())
         .unwrap_or(TimeZone::UTC);
 
     let mut out = BufWriter::new(io::stdout().lock());

@@ -6,14 +6,14 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
 use super::{Chart, Ending};
-use crate::engine::{
-    event::{Event, EventKind},
-    status::Status,
-    units::Bytes,
+use crate::{
+    cli::chart::{Axis, Column, MARGIN, draw},
+    engine::{
+        event::{Event, EventKind},
+        status::Status,
+        units::Bytes,
+    },
 };
-
-/// Rows of the chart.
-const ROWS: u64 = 10;
 
 /// Writes an event as a line of JSON.
 ///
@@ -169,46 +169,21 @@ pub fn table_end(out: &mut impl Write, ending: &Ending) -> io::Result<()> {
 /// Writes what was used over time, with a line at the allowance.
 fn chart(out: &mut impl Write, chart: &Chart) -> io::Result<()> {
     let columns = filled(&chart.columns);
-    let most = |volume: fn(&(Bytes, Option<Bytes>)) -> Bytes| {
-        columns.iter().map(volume).max().unwrap_or_default()
-    };
-    let top = most(|(used, _)| *used).max(most(|(_, allowance)| allowance.unwrap_or_default()));
-    let step = (top.0 / ROWS).max(1);
-    for row in (0..ROWS).rev() {
-        // A column reaches a row when it fills it to the half.
-        let (floor, middle) = (step * row, step * row + step / 2);
-        let line: String = columns
-            .iter()
-            .map(|(used, allowance)| {
-                let limit = allowance.is_some_and(|limit| limit.0.div_ceil(step) == row + 1);
-                match (used.0 > middle, limit) {
-                    (true, _) => '█',
-                    (false, true) => '─',
-                    (false, false) => ' ',
-                }
-            })
-            .collect();
-        writeln!(
-            out,
-            "{:>9} │{}",
-            Bytes(floor + step).to_string(),
-            line.trim_end()
-        )?;
-    }
-    writeln!(out, "{:>9} └{}", "0 B", "─".repeat(columns.len()))?;
+    write!(out, "{}", draw(&columns, Axis::Linear, 1))?;
     let (start, end) = (chart.start.to_string(), chart.end.to_string());
     let gap = columns.len().saturating_sub(start.len() + end.len()).max(2);
-    writeln!(out, "{:11}{start}{:gap$}{end}", "", "")
+    writeln!(out, "{:MARGIN$}{start}{:gap$}{end}", "", "")
 }
 
 /// Columns in which nothing was noted show what stood before.
-fn filled(columns: &[Option<(Bytes, Option<Bytes>)>]) -> Vec<(Bytes, Option<Bytes>)> {
-    let mut last = (Bytes::ZERO, None);
-    columns
-        .iter()
-        .map(|column| {
-            last = column.unwrap_or(last);
-            last
-        })
-        .collect()
+fn filled(columns: &[Option<(Bytes, Option<Bytes>)>]) -> Vec<Column> {
+    let mut last = Column::default();
+    let column = |column: &Option<(Bytes, Option<Bytes>)>| {
+        if let Some((used, available)) = *column {
+            let used = Some(used);
+            last = Column { used, available };
+        }
+        last
+    };
+    columns.iter().map(column).collect()
 }

@@ -60,7 +60,8 @@ fn terms() -> Arc<Terms> {
         allowance: None,
         cost_limit: None,
         auto_unsuspend: None,
-        time_zone: jiff::tz::TimeZone::UTC,
+        time_zone: None,
+        node_zone: jiff::tz::TimeZone::UTC,
     };
     Arc::new(Terms {
         machines: [(machine.id.clone(), machine)].into(),

@@ -184,17 +184,16 @@ fn the_zone_is_the_machines_else_the_plans_else_the_nodes() {
     let zones: Vec<_> = terms
         .machines
         .values()
-        .map(|machine| machine.time_zone.iana_name().unwrap())
+        .map(|machine| machine.zone(machine.plan.as_deref()).iana_name().unwrap())
         .collect();
     assert_eq!(zones, ["America/Lima", "Asia/Tokyo", "Europe/Vienna"]);
     let found = Claim {
         machine: "d".into(),
         plan: Some("small".into()),
     };
-    assert_eq!(
-        config.machine(&found).time_zone.iana_name(),
-        Some("Asia/Tokyo")
-    );
+    let found = config.machine(&found);
+    let zone = found.zone(found.plan.as_deref()).iana_name();
+    assert_eq!(zone, Some("Asia/Tokyo"));
 }
 
 #[test]

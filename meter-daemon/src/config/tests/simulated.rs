@@ -59,7 +59,8 @@ fn a_plan_alone_is_simulated_on_a_machine_called_like_it_in_the_plans_zone_or_ut
         assert_eq!(id.as_str(), name);
         let machine = terms.machines.get(name).unwrap();
         assert_eq!(machine.plan.as_ref().unwrap().name.as_str(), name);
-        assert_eq!(machine.time_zone.iana_name(), Some(zone));
+        let found = machine.zone(machine.plan.as_deref());
+        assert_eq!(found.iana_name(), Some(zone));
         // `set plan` finds the one beside it.
         assert_eq!(terms.plans.len(), 2);
     }
@@ -123,10 +124,9 @@ fn a_configuration_gives_the_zone_and_further_accounts_and_plans() {
         .simulation("p.toml", Some("m.toml"), Some("etc/meterd.toml"))
         .unwrap();
     assert_eq!(terms.machines.len(), 1);
-    assert_eq!(
-        terms.machines.get("web1").unwrap().time_zone.iana_name(),
-        Some("Europe/Vienna")
-    );
+    let machine = terms.machines.get("web1").unwrap();
+    let zone = machine.zone(machine.plan.as_deref()).iana_name();
+    assert_eq!(zone, Some("Europe/Vienna"));
     assert!(terms.accounts.contains_key("acme"));
     assert!(terms.plans.contains_key("p") && terms.plans.contains_key("q"));
 }

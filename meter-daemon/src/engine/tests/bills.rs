@@ -5,6 +5,7 @@ use crate::engine::{
     command::CommandAction,
     event::{EventKind, State},
     units::*,
+    unpaid_in,
     view::{InvoiceStatus, InvoiceView},
 };
 
@@ -48,6 +49,26 @@ fn an_unpaid_order_lapses_with_its_due_date_or_with_the_period_it_is_for() {
         world.forget_events().wait("2026-09-10");
         assert_eq!(world.told("lapsed").len(), 0, "once");
     }
+}
+
+#[test]
+fn a_machine_has_unpaid_bills_while_somebody_may_pay_them_and_no_longer() {
+    let mut world = ordered("2026-06-10");
+    let number = bill(&world).invoice;
+    let state = |world: &World| world.ledger.kept().machines[0].state.clone();
+    let unpaid = |world: &World, day: &str| {
+        let now = day.parse().unwrap();
+        assert_eq!(
+            unpaid_in(&state(world), now),
+            world.engine.unpaid(&m(), now)
+        );
+        world.engine.unpaid(&m(), now)
+    };
+    assert_eq!(unpaid(&world, "2026-06-14T00:00:00Z"), [number]);
+    // Whether or not the daemon was there to see it lapse.
+    assert_eq!(unpaid(&world, "2026-06-16T00:00:00Z"), []);
+    world.wait("2026-06-20");
+    assert_eq!(unpaid(&world, "2026-06-20T00:00:00Z"), []);
 }
 
 #[test]

@@ -234,7 +234,8 @@ pub(super) fn machine(id: &str, plan: Plan) -> Machine {
         allowance: None,
         cost_limit: None,
         auto_unsuspend: None,
-        time_zone: TimeZone::UTC,
+        time_zone: None,
+        node_zone: TimeZone::UTC,
     }
 }
 

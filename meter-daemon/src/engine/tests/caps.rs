@@ -152,6 +152,7 @@ fn a_cap_that_the_circuit_breaker_held_back_counts_from_the_confirmation() {
         breaker: Breaker {
             machines: 5,
             percent: 20,
+            ..Breaker::default()
         },
         ..EngineSettings::default()
     };
@@ -184,6 +185,7 @@ fn a_cap_that_stood_goes_on_where_something_harder_was_held_back_and_confirmed()
         breaker: Breaker {
             machines: 5,
             percent: 20,
+            ..Breaker::default()
         },
         ..EngineSettings::default()
     };

@@ -5,7 +5,7 @@ use rust_decimal::Decimal;
 
 use super::{build::*, world::*};
 use crate::engine::{
-    Effect, Enforcement, EngineSettings,
+    Effect, Enforcement, EngineSettings, Event,
     command::{Change, CommandAction, SettingKey, Until},
     event::{EventKind, State},
     plan::*,
@@ -314,7 +314,7 @@ fn an_allowance_of_0_is_reached_at_once_and_unlimited_never() {
 fn a_machine_without_a_plan_has_calendar_months_and_no_limit() {
     let machine = Machine {
         plan: None,
-        time_zone: zone("Asia/Tokyo"),
+        time_zone: Some(zone("Asia/Tokyo")),
         ..machine("m", edis())
     };
     let mut world = World::with(vec![machine], Vec::new(), "2026-06-10");
@@ -604,6 +604,135 @@ fn a_correction_resolves_what_was_held_back() {
     }
     world.set_terms(terms);
     assert_eq!(throttled_in(&world), 3, "few enough are left");
+}
+
+/// One after the other, each in a step of its own, so many seconds apart.
+fn one_by_one(world: &mut World, indices: std::ops::Range<usize>, seconds: i64) {
+    for index in indices {
+        let until = world.now + SignedDuration::from_secs(seconds);
+        let traffic = Traffic {
+            received: Bytes(1_100 * GB),
+            ..Traffic::ZERO
+        };
+        world.travel(until, &[(format!("m{index:03}").as_str(), traffic)]);
+    }
+}
+
+#[test]
+fn the_circuit_breaker_sees_machines_that_the_kernel_stops_one_by_one() {
+    // Of 40 machines more than a fifth are more than 8, but 10 may always be hit.
+    for (apart, stopped, stand) in [(1, 10, 10), (1, 20, 10), (5, 20, 10), (7, 20, 20)] {
+        let mut world = crowd(40);
+        one_by_one(&mut world, 0..stopped, apart);
+        let what = format!("{stopped} machines {apart} s apart");
+        assert_eq!(throttled_in(&world), stand, "{what}");
+        let told = usize::from(stand < stopped);
+        assert_eq!(world.told("held-back").len(), told, "{what}");
+    }
+}
+
+#[test]
+fn a_circuit_breaker_that_opened_stays_open_until_it_is_resolved() {
+    let mut world = crowd(40);
+    one_by_one(&mut world, 0..11, 1);
+    assert_eq!(throttled_in(&world), 10, "those that stood before still do");
+    let boundaries = |world: &World| world.engine.boundaries(&"m030".into(), world.now).len();
+    assert_eq!(boundaries(&world), 0, "the kernel must not be quicker");
+    // However slowly the next ones come, and over a restart.
+    world.restart();
+    one_by_one(&mut world, 11..13, 3_600);
+    assert_eq!(throttled_in(&world), 10);
+    world.says(CommandAction::Confirm);
+    assert_eq!(throttled_in(&world), 13);
+    assert_eq!(boundaries(&world), 1);
+    // What was confirmed is not counted again.
+    one_by_one(&mut world, 13..23, 1);
+    assert_eq!(throttled_in(&world), 23);
+    assert_eq!(world.told("held-back").len(), 1);
+}
+
+#[test]
+fn a_correction_of_what_was_hit_slowly_closes_the_circuit_breaker() {
+    let mut world = crowd(40);
+    one_by_one(&mut world, 0..15, 1);
+    assert_eq!(throttled_in(&world), 10);
+    let mut terms = world.terms.clone();
+    for (_, machine) in terms.machines.iter_mut().take(8) {
+        machine.allowance = Some(limited(5 * TB));
+    }
+    world.set_terms(terms);
+    assert_eq!(
+        throttled_in(&world),
+        7,
+        "two that stood, and five that waited"
+    );
+    one_by_one(&mut world, 20..23, 1);
+    assert_eq!(throttled_in(&world), 10);
+}
+
+/// What a customer reads: the first sentence, before the figures.
+fn throttle_notices(world: &World) -> Vec<String> {
+    let first_sentence = |event: &&Event| {
+        let EventKind::Notice { message, .. } = &event.kind else {
+            panic!("a notice");
+        };
+        let ends = [". ", ": "].iter().filter_map(|end| message.find(end));
+        message[..ends.min().unwrap_or(message.len())].to_owned()
+    };
+    world.told("notice").iter().map(first_sentence).collect()
+}
+
+fn two_throttles(first: Rule, second: Rule) -> World {
+    let mut plan = edis();
+    plan.rules = vec![first, second];
+    World::of(plan, "2026-06-01")
+}
+
+fn added(world: &mut World, gigabytes: u64) {
+    world.says(CommandAction::TopUp {
+        machine: m(),
+        volume: Bytes(gigabytes * GB),
+        from_pool: false,
+    });
+}
+
+#[test]
+fn a_throttle_that_another_goes_on_with_has_not_ended_and_its_end_is_told_once() {
+    let rate = |rate| Action::Throttle(BitsPerSecond(rate));
+    let first = || rule("used 100%").act(rate(64_000)).notify();
+    // The same rate by another rule: nothing began, nothing ended.
+    let same = rule("used 200%").act(rate(64_000));
+    let mut world = two_throttles(first(), same);
+    world.uses(2_100 * GB);
+    added(&mut world, 100);
+    assert_eq!(throttle_notices(&world), ["m is throttled to 64 kbit/s"]);
+    added(&mut world, 5_000);
+    assert_eq!(throttle_notices(&world)[1..], ["m is no longer throttled"]);
+
+    // A harder one that says nothing itself: the end of what was told is told all the same.
+    let harder = || rule("used 200%").act(rate(32_000));
+    let mut world = two_throttles(first(), harder());
+    world.uses(1_100 * GB).uses(1_000 * GB);
+    added(&mut world, 5_000);
+    assert_eq!(
+        throttle_notices(&world),
+        ["m is throttled to 64 kbit/s", "m is no longer throttled"]
+    );
+
+    // One that speaks: a milder rate is the end of its own.
+    let mut world = two_throttles(first(), harder().notify());
+    world.uses(1_100 * GB).uses(1_000 * GB);
+    added(&mut world, 100);
+    added(&mut world, 5_000);
+    assert_eq!(
+        throttle_notices(&world),
+        [
+            "m is throttled to 64 kbit/s",
+            "m is throttled to 32 kbit/s",
+            "m is no longer throttled to 32 kbit/s but to 64 kbit/s",
+            "m is no longer throttled",
+        ]
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::engine::{
 
 fn vienna(plan: Plan, start: &str) -> World {
     let machine = Machine {
-        time_zone: zone("Europe/Vienna"),
+        time_zone: Some(zone("Europe/Vienna")),
         account: Some("acme".into()),
         ..machine("m", plan)
     };

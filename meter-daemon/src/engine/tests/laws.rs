@@ -124,7 +124,7 @@ fn plans() -> [Plan; 5] {
 fn world(plan: usize, name: &str) -> World {
     let machine = Machine {
         account: Some("acme".into()),
-        time_zone: zone(name),
+        time_zone: Some(zone(name)),
         ..machine("m", plans()[plan].clone())
     };
     let acme = Account {

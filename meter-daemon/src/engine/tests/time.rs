@@ -4,7 +4,8 @@ use jiff::SignedDuration;
 
 use super::{build::*, world::*};
 use crate::engine::{
-    Observation, Sample,
+    EngineSettings, Observation, Sample,
+    command::{Change, CommandAction, SettingKey},
     event::{EventKind, State},
     plan::*,
     units::*,
@@ -106,7 +107,7 @@ fn when_the_clock_goes_back_the_engines_time_stands_still() {
 fn a_change_of_zone_takes_effect_with_the_next_period() {
     let mut world = World::of(edis(), "2026-06-10");
     let mut terms = world.terms.clone();
-    terms.machines.get_mut(&m()).unwrap().time_zone = zone("Europe/Vienna");
+    terms.machines.get_mut(&m()).unwrap().time_zone = Some(zone("Europe/Vienna"));
     world.set_terms(terms);
     assert_eq!(world.status().period.end, "2026-07-01T00:00:00+00:00");
     world.wait("2026-07-01");
@@ -118,18 +119,53 @@ fn a_change_of_zone_takes_effect_with_the_next_period() {
 }
 
 #[test]
+fn a_plan_that_is_set_brings_its_own_zone_with_the_next_period() {
+    let eastern = Plan {
+        name: "eastern".into(),
+        time_zone: Some(zone("Asia/Tokyo")),
+        ..edis()
+    };
+    for (own, end) in [
+        (None, "2026-08-01T00:00:00+09:00"),
+        (Some(zone("Europe/Vienna")), "2026-08-01T00:00:00+02:00"),
+    ] {
+        let machine = Machine {
+            time_zone: own,
+            ..machine("m", edis())
+        };
+        let mut terms = terms(vec![machine], Vec::new());
+        let plan = std::sync::Arc::new(eastern.clone());
+        terms.plans.insert(plan.name.clone(), plan);
+        let mut world = World::from_terms(terms, EngineSettings::default(), "2026-06-10");
+        let before = world.status().period.end;
+        world.says(CommandAction::Set {
+            machine: m(),
+            change: Change::Plan("eastern".into()),
+        });
+        assert_eq!(world.status().period.end, before, "the running one is kept");
+        world.wait("2026-07-01T00:00:01").wait("2026-07-02");
+        assert_eq!(world.status().period.end, end);
+        world.says(CommandAction::Unset {
+            machine: m(),
+            key: SettingKey::Plan,
+        });
+        assert_eq!(world.status().period.end, end);
+    }
+}
+
+#[test]
 fn a_due_date_is_in_civil_days_and_after_is_in_hours() {
     let mut plan = invapi();
     plan.rules.push(rule("used 100%").after_hours(24).suspend());
     let machine = Machine {
-        time_zone: zone("Europe/Vienna"),
+        time_zone: Some(zone("Europe/Vienna")),
         ..machine("m", plan)
     };
     // Daylight saving begins on 2026-03-29: the 24 hours end at 01:00 local more.
     let mut world = World::with(vec![machine], Vec::new(), "2026-03-28T12:00:00");
     world.uses(2 * TB).wait("2026-03-29T12:01:00");
     assert_eq!(world.times("suspended"), ["2026-03-29T12:01:00Z"]);
-    world.says(crate::engine::command::CommandAction::TopUp {
+    world.says(CommandAction::TopUp {
         machine: m(),
         volume: Bytes(TB),
         from_pool: false,
@@ -140,7 +176,7 @@ fn a_due_date_is_in_civil_days_and_after_is_in_hours() {
     };
     assert_eq!(due, at("2026-04-03T12:01:00"));
     let machine = Machine {
-        time_zone: zone("Europe/Vienna"),
+        time_zone: Some(zone("Europe/Vienna")),
         ..crate::engine::tests::build::machine("m", invapi())
     };
     let mut world = World::with(vec![machine], Vec::new(), "2026-10-22T12:00:00");

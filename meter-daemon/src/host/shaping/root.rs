@@ -31,6 +31,18 @@ pub enum Root {
     },
 }
 
+impl Root {
+    /// Whether nobody has put another there: the rate of ours, and which default the kernel
+    /// has for a link that is up or down, are nobody's doing.
+    fn is_still(&self, before: &Self) -> bool {
+        match (self, before) {
+            (Self::Ours { .. }, Self::Ours { .. })
+            | (Self::None | Self::Default(_), Self::None | Self::Default(_)) => true,
+            (now, before) => now == before,
+        }
+    }
+}
+
 /// As [`Root`], with what our tree consists of.
 struct Standing {
     root: Root,
@@ -98,13 +110,18 @@ fn torso(root: &Node) -> Root {
     }
 }
 
-/// Makes our tree stand; returns what stood before.
+/// Makes our tree stand; returns what stood before, which must be as it was `over`, if that is
+/// known.
 pub(super) fn stand(
     requests: &mut Requests,
     ifindex: u32,
     tree: &Tree,
+    over: Option<&Root>,
 ) -> Result<(Root, Change), ShapingError> {
     let Standing { root, classes } = standing(requests, ifindex)?;
+    if over.is_some_and(|over| !root.is_still(over)) {
+        return Err(ShapingError::Disturbed { ifindex });
+    }
     let mut batch = Vec::new();
     let change = match &root {
         Root::Foreign { kind, why } => {

@@ -399,6 +399,84 @@ fn a_log_that_is_deleted_while_in_use_is_saved_and_another_is_begun() {
 }
 
 #[test]
+fn a_ledger_that_is_deleted_while_in_use_is_written_again_with_all_that_was_acknowledged() {
+    for deleted in [
+        &["ledger.db"][..],
+        &["ledger.db", "ledger.db-wal"],
+        &["ledger.db", "ledger.db-wal", "ledger.db-shm"],
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+        let before = ledger.reader().unwrap();
+        for index in 0..6 {
+            ledger.record(&minute(index)).unwrap();
+            if index % 2 == 0 {
+                for name in deleted {
+                    fs::remove_file(directory.path().join(name)).unwrap();
+                }
+            }
+            assert_eq!(ledger.was_reopened(), index % 2 == 1, "{deleted:?}");
+        }
+        // Who had it open before closes what nobody keeps any more, and takes nothing along.
+        drop(before);
+        let reader = ledger.reader().unwrap();
+        assert_eq!(
+            total(&reader, "m2", Resolution::Minute),
+            moved(18_000, 0, 0)
+        );
+        assert_eq!(reader.verify().unwrap().difference, None);
+        // As a power cut leaves it.
+        let after = tempfile::tempdir().unwrap();
+        for name in ["ledger.db", "ledger.db-wal"] {
+            fs::copy(directory.path().join(name), after.path().join(name)).unwrap();
+        }
+        let expected = [6_000, 12_000, 18_000].map(|bytes| moved(bytes, 0, 0));
+        assert_eq!(cursors(after.path()), expected);
+    }
+}
+
+#[test]
+fn whatever_page_is_damaged_under_the_writer_it_is_said_and_mended_it_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut ledger, _) = Ledger::open(directory.path()).unwrap();
+    ledger.record(&minute(0)).unwrap();
+    ledger.checkpoint().unwrap();
+    // Held open: to close it would let go of the locks that SQLite has in this process.
+    let path = directory.path().join("ledger.db");
+    let mut options = fs::OpenOptions::new();
+    let file = options.read(true).write(true).open(&path).unwrap();
+    let (mut index, mut refused) = (1, 0);
+    for page in 0..file.metadata().unwrap().len() / 4096 {
+        // As of a ledger that is too large to be kept in memory.
+        let forget = |ledger: &Ledger| {
+            let connection = &ledger.connection;
+            connection.execute_batch("PRAGMA shrink_memory").unwrap();
+        };
+        forget(&ledger);
+        let mut whole = [0; 4096];
+        file.read_exact_at(&mut whole, page * 4096).unwrap();
+        file.write_all_at(&[0xa5; 4096], page * 4096).unwrap();
+        match ledger.record(&minute(index)) {
+            Ok(()) => index += 1,
+            Err(error) => {
+                assert!(matches!(error, LedgerError::Corrupt { .. }), "{error:?}");
+                refused += 1;
+            }
+        }
+        file.write_all_at(&whole, page * 4096).unwrap();
+        ledger.record(&minute(index)).unwrap();
+        index += 1;
+        forget(&ledger);
+        ledger.checkpoint().unwrap();
+    }
+    assert!(refused >= 3, "only {refused} damaged pages were met");
+    let reader = ledger.reader().unwrap();
+    assert_eq!(reader.verify().unwrap().difference, None);
+    let sum = 3_000 * u64::try_from(index).unwrap();
+    assert_eq!(total(&reader, "m2", Resolution::Minute), moved(sum, 0, 0));
+}
+
+#[test]
 fn a_deleted_ledger_is_whole_in_the_file_that_is_still_open() {
     let directory = tempfile::tempdir().unwrap();
     let (mut ledger, _) = Ledger::open(directory.path()).unwrap();

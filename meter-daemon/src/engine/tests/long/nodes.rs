@@ -55,7 +55,8 @@ pub(super) fn node(lots: &mut Lots) -> Terms {
         allowance: lots.percent(20).then(|| allowance(lots)),
         cost_limit: lots.percent(15).then(|| amount(lots, currency)),
         auto_unsuspend: lots.percent(25).then(|| lots.percent(50)),
-        time_zone: zone(lots.one(&ZONES)),
+        time_zone: lots.percent(70).then(|| zone(lots.one(&ZONES))),
+        node_zone: zone(lots.one(&ZONES)),
     });
     let machines: Vec<Machine> = machines.collect();
     let mut terms = terms(machines, accounts);
@@ -112,6 +113,7 @@ fn shipped(currency: Currency) -> Vec<Plan> {
         ..plan("invapi", 10 * TB)
     };
     let caasify = Plan {
+        time_zone: Some(zone("Asia/Tokyo")),
         daily: NonZeroU32::new(30),
         price: Some(price(
             Some(Overage {

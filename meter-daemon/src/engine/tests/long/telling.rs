@@ -16,15 +16,13 @@ pub(super) fn history(terms: &Terms, start: Timestamp, acts: &[Act]) -> String {
         let _ = writeln!(text, "  {account:?}");
     }
     for machine in terms.machines.values() {
-        let Machine {
-            plan, time_zone, ..
-        } = machine;
+        let plan = &machine.plan;
         let bare = Machine {
             plan: None,
             ..machine.clone()
         };
         let name = plan.as_ref().map_or("no plan", |plan| plan.name.as_str());
-        let zone = time_zone.iana_name().unwrap_or("UTC");
+        let zone = machine.zone(plan.as_deref()).iana_name().unwrap_or("UTC");
         let _ = writeln!(text, "  {bare:?} under {name} in {zone}");
     }
     for plan in terms

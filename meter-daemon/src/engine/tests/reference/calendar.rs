@@ -34,40 +34,48 @@ pub(super) fn midnight(day: civil::Date, zone: &TimeZone) -> Timestamp {
     at
 }
 
-/// When periods begin, in the months around an instant, in order.
-fn beginnings(around: Timestamp, anchor: u8, zone: &TimeZone) -> Vec<Timestamp> {
-    let here = date(around, zone);
+/// The days on which periods begin, in the months around a day, in order.
+fn beginnings(here: civil::Date, anchor: u8) -> Vec<civil::Date> {
     (-2..=2)
         .map(|months: i32| {
             let month = i32::from(here.year()) * 12 + i32::from(here.month()) - 1 + months;
             let year = i16::try_from(month.div_euclid(12)).unwrap();
             let month = i8::try_from(month.rem_euclid(12) + 1).unwrap();
             let mut day = i8::try_from(anchor).unwrap();
-            let first = loop {
+            loop {
                 match civil::Date::new(year, month, day) {
                     Ok(date) => break date,
                     Err(_) => day -= 1,
                 }
-            };
-            midnight(first, zone)
+            }
         })
         .collect()
 }
 
 impl Span {
     pub(super) fn containing(now: Timestamp, anchor: u8, zone: &TimeZone) -> Self {
-        let all = beginnings(now, anchor, zone);
+        let all = beginnings(date(now, zone), anchor);
+        let all: Vec<_> = all.into_iter().map(|day| midnight(day, zone)).collect();
         Self {
             start: *all.iter().rfind(|start| **start <= now).unwrap(),
             end: *all.iter().find(|start| **start > now).unwrap(),
         }
     }
 
-    pub(super) fn following(end: Timestamp, anchor: u8, zone: &TimeZone) -> Self {
-        let all = beginnings(end, anchor, zone);
+    /// The period that begins where one ended in the zone `before`: it goes on to the first
+    /// such day after the day that it was there, or a change of zone would make one of hours.
+    pub(super) fn following(
+        end: Timestamp,
+        anchor: u8,
+        before: &TimeZone,
+        zone: &TimeZone,
+    ) -> Self {
+        let day = date(end, before);
+        let later = beginnings(day, anchor).into_iter().filter(|it| *it > day);
+        let mut later = later.map(|it| midnight(it, zone));
         Self {
             start: end,
-            end: *all.iter().find(|start| **start > end).unwrap(),
+            end: later.find(|start| *start > end).unwrap(),
         }
     }
 

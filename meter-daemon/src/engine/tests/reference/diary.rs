@@ -62,6 +62,8 @@ pub(super) struct Look {
     pub(super) at: Timestamp,
     pub(super) rules: Vec<Seen>,
     pub(super) standing: Standing,
+    /// A notice told that a state as hard as this began, and none that it ended.
+    pub(super) told: State,
 }
 
 /// What it found of a rule.

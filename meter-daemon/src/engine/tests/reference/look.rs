@@ -37,6 +37,7 @@ impl Model {
             at,
             rules: seen,
             standing,
+            told: before.as_ref().map(|look| look.told).unwrap_or_default(),
         };
         self.say_what_changed(id, before.as_ref(), &look);
         let stood = before
@@ -289,14 +290,22 @@ impl Model {
     /// A rule that acts speaks beside the state's own event: as its action first stands, and as
     /// a state that it brought about gives way to a milder one.
     fn speak_of_action(&mut self, id: &MachineId, before: &Standing, now: &mut Look) {
-        if now.standing.state < before.state
-            && let Some(name) = &before.rule
-            && self.diaries[id]
-                .last_look()
-                .and_then(|look| look.find(name))
-                .is_some_and(|seen| seen.rule.notify)
-        {
-            self.tell(id, now.at, "notice", Some(name.to_string()), String::new());
+        if let Some(name) = &before.rule {
+            let last = self.diaries[id].last_look();
+            let spoke = last.and_then(|look| look.find(name));
+            let spoke = spoke.is_some_and(|seen| seen.rule.notify);
+            let ends = match (before.rate(), now.standing.rate()) {
+                (Some(was), Some(is)) => spoke && is > was,
+                _ if spoke => now.standing.state < before.state,
+                // Another rule had told of what this one went on with.
+                _ => now.standing.state < now.told,
+            };
+            if ends {
+                self.tell(id, now.at, "notice", Some(name.to_string()), String::new());
+            }
+        }
+        if now.standing.state < now.told {
+            now.told = State::Normal;
         }
         let Some(name) = now.standing.rule.clone() else {
             return;
@@ -306,6 +315,7 @@ impl Model {
             && !seen.announced
         {
             seen.announced = true;
+            now.told = now.standing.state;
             self.tell(id, now.at, "notice", Some(name.to_string()), String::new());
         }
     }

@@ -7,10 +7,9 @@
 //! sums are added up from the first byte of the period, how long a trigger has held is found by
 //! leafing back. Nothing is carried along that could be carried wrongly.
 //!
-//! Left out: the circuit breaker, dry runs, `enforce = false`, reloads of the configuration (and
-//! with them changes of zone), `cancel`, boundaries for the kernel, the texts of notices and
-//! their offers, bills' numbers, and the order of what happens to a machine in one instant, its
-//! states apart. Every rule of a plan has a name of its own, and a node has one currency.
+//! Left out: the circuit breaker, dry runs, `enforce = false`, reloads of the configuration,
+//! `cancel`, boundaries for the kernel, the texts of notices and their offers, bills' numbers,
+//! and the order of what happens to a machine in one instant, its states apart. Every rule of a plan has a name of its own, and a node has one currency.
 
 mod calendar;
 mod diary;
@@ -131,7 +130,8 @@ impl Model {
                 self.close(id, boundary);
                 self.end_overrides(id, boundary);
                 let (anchor, zone) = self.anchor(id);
-                let span = Span::following(boundary, anchor, &zone);
+                let before = self.diaries[id].zone().clone();
+                let span = Span::following(boundary, anchor, &before, &zone);
                 self.begin(id, span, zone, boundary);
                 self.look(id, boundary, false);
             }
@@ -156,7 +156,9 @@ impl Model {
         let plan = settings.plan(machine, &self.terms);
         let renewal = settings.renewal_day.or(machine.renewal_day);
         let anchor = calendar::anchor(plan.as_deref(), renewal);
-        (anchor, machine.time_zone.clone())
+        let of_plan = plan.and_then(|plan| plan.time_zone.clone());
+        let zone = machine.time_zone.clone().or(of_plan);
+        (anchor, zone.unwrap_or_else(|| machine.node_zone.clone()))
     }
 
     fn begin(&mut self, id: &MachineId, span: Span, zone: TimeZone, at: Timestamp) {

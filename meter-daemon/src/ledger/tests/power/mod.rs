@@ -261,7 +261,7 @@ fn search(variant: Variant, cuts: u64) -> Found {
     });
     // Past the harness, which keeps what passing tests print: the number is part of the proof.
     let line = format!(
-        "\n{variant:?}: {} operations in {STEPS} steps; the power cut at {} instants, {} of them \
+        "\nshown: {variant:?}: {} operations in {STEPS} steps; the power cut at {} instants, {} of them \
          while recovering: {} broke a promise ({:.1?})\n",
         run.operations.len(),
         found.cuts.load(Ordering::Relaxed),

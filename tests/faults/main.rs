@@ -3,9 +3,11 @@
 //! counts on and what is stopped stays stopped; when the cause goes, the daemon goes on by
 //! itself where it can, and the ledger has what the far end of the wire saw.
 
+mod damage;
+
 use std::{
     fs,
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -16,6 +18,7 @@ use meter_tests::{
     needs,
     sandbox::Sandbox,
     scene::{MACHINE, Scene, is_metered, until_metered},
+    stall,
     topology::{Guest, Port},
     traffic::{Tcp, ping},
     wait::{self, Seen},
@@ -25,6 +28,7 @@ use rusqlite::Connection;
 const DATA: i32 = 65;
 const INPUT_OUTPUT: i32 = 74;
 const TRY_AGAIN: i32 = 75;
+const NOT_ALLOWED: i32 = 77;
 
 const CONFIG: &str = "
 poll-interval = '1s'
@@ -181,8 +185,15 @@ fn endure<'a, Cause>(
     assert_sound(&scene)
 }
 
+fn assert_adds_up(scene: &Scene<'_>) -> Result<()> {
+    let verified = scene.meterd.json(&["verify"])?;
+    assert_eq!(verified["ok"], true, "{verified}");
+    Ok(())
+}
+
 /// The far end agreed; so do the ledger's own figures.
 fn assert_sound(scene: &Scene<'_>) -> Result<()> {
+    assert_adds_up(scene)?;
     let by = |by: &str| -> Result<u64> {
         let rows = scene.meterd.json(&["usage", MACHINE, "--by", by])?;
         let rows = rows.as_array().cloned().unwrap_or_default();
@@ -203,7 +214,7 @@ fn goes_on_by_itself(scene: &Scene<'_>) -> Result<()> {
 
 #[test]
 fn a_full_disk_is_said_once_and_when_there_is_room_again_nothing_was_lost() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let scene = scene(sandbox, |state| disk::small(state, 8 << 20))?;
         let cause = |scene: &Scene<'_>| -> Result<_> {
             // Somebody's shell that reads: the log cannot be used again from its start.
@@ -226,7 +237,7 @@ fn a_full_disk_is_said_once_and_when_there_is_room_again_nothing_was_lost() -> R
 
 #[test]
 fn a_lock_that_somebody_holds_is_said_once_and_when_it_goes_nothing_was_lost() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         endure(
             scene(sandbox, |_| Ok(()))?,
             &["keeps it locked", "ledger.db", "fuser"],
@@ -241,7 +252,7 @@ fn a_lock_that_somebody_holds_is_said_once_and_when_it_goes_nothing_was_lost() -
 
 #[test]
 fn files_that_may_not_be_written_any_more_are_said_once_and_then_nothing_was_lost() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut ext4 = None;
         let prepared = scene(sandbox, |state| {
             ext4 = disk::ext4(state)?;
@@ -266,7 +277,7 @@ fn files_that_may_not_be_written_any_more_are_said_once_and_then_nothing_was_los
 #[test]
 fn a_file_system_that_turns_read_only_is_said_once_and_after_its_repair_nothing_was_lost()
 -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut ext4 = None;
         let prepared = scene(sandbox, |state| {
             ext4 = disk::ext4(state)?;
@@ -293,7 +304,7 @@ fn a_file_system_that_turns_read_only_is_said_once_and_after_its_repair_nothing_
 
 #[test]
 fn a_state_directory_that_is_unmounted_and_comes_back_loses_nothing() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         endure(
             scene(sandbox, |_| Ok(()))?,
             &["was moved, replaced or deleted", "ledger.db", "Put it back"],
@@ -308,7 +319,7 @@ fn a_state_directory_that_is_unmounted_and_comes_back_loses_nothing() -> Result<
 
 #[test]
 fn a_ledger_that_is_moved_away_and_back_loses_nothing() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let away = |scene: &Scene<'_>| scene.meterd.directory().join("away");
         endure(
             scene(sandbox, |_| Ok(()))?,
@@ -323,38 +334,86 @@ fn a_ledger_that_is_moved_away_and_back_loses_nothing() -> Result<()> {
 }
 
 #[test]
-fn a_ledger_that_is_deleted_is_copied_from_the_running_daemon_and_nothing_was_lost() -> Result<()> {
-    Sandbox::run(|sandbox| {
+fn a_ledger_that_is_deleted_is_written_again_by_the_daemon_and_nothing_was_lost() -> Result<()> {
+    Sandbox::beside(|sandbox| {
+        let mut scene = scene(sandbox, |_| Ok(()))?;
+        let allowance = |scene: &Scene<'_>| bytes(&scene.meterd.status(MACHINE)?, "allowance");
+        let before = allowance(&scene)?;
+        for (n, names) in (1..).zip([&[""][..], &["", "-wal", "-shm"]]) {
+            scene.meterd.text(&["top-up", MACHINE, "1 MB"])?;
+            traffic(&scene)?;
+            assert_agree(&mut scene)?;
+            let from = scene.meterd.log().len();
+            for suffix in names {
+                let file = state(&scene).join(format!("ledger.db{suffix}"));
+                fs::remove_file(file).could_not(|| "delete the ledger")?;
+            }
+            traffic(&scene)?;
+            let words = [
+                "ledger.db",
+                "was deleted",
+                "written there again",
+                "Nothing was lost",
+            ];
+            until_logged(&scene, from, &words)?;
+            assert_agree(&mut scene)?;
+            assert_adds_up(&scene)?;
+            scene.meterd.stop(End::Killed)?;
+            scene.meterd.start()?;
+            assert_agree(&mut scene)?;
+            assert_eq!(allowance(&scene)?, before + n * 1_000_000);
+        }
+        assert_sound(&scene)
+    })
+}
+
+#[test]
+fn what_the_daemon_may_not_reach_any_more_is_said_once_and_when_it_may_again_nothing_was_lost()
+-> Result<()> {
+    if !needs::program("setpriv") {
+        return Ok(());
+    }
+    const NOBODY: u32 = 65534;
+    let give = |scene: &Scene<'_>, to: u32| -> Result<()> {
+        let state = state(scene);
+        let within = fs::read_dir(&state).could_not(|| "list the state directory")?;
+        let within: Vec<PathBuf> = within.flatten().map(|entry| entry.path()).collect();
+        for path in within.iter().chain([&state]) {
+            chown(path, Some(to), Some(to)).could_not(|| format!("give {path:?} away"))?;
+        }
+        Ok(())
+    };
+    Sandbox::beside(|sandbox| {
+        let mut scene = Scene::prepare(sandbox, CONFIG)?;
+        let plan = ("plans/plain.toml", "allowance = '1 TB'");
+        scene.meterd.write(plan.0, plan.1)?;
+        scene.meterd.with_the_units_privileges();
+        let scene = scene.started()?;
+        fs::set_permissions(state(&scene), fs::Permissions::from_mode(0o700))
+            .could_not(|| "close the state directory")?;
         endure(
-            scene(sandbox, |_| Ok(()))?,
-            &["was moved, replaced or deleted", "ledger.db", "/proc/"],
-            |scene| fs::remove_file(ledger(scene)).could_not(|| "delete the ledger"),
+            scene,
+            &["permission denied", "ledger.db", "must own"],
+            |scene| give(scene, NOBODY),
             |scene, ()| {
-                let saved = state(scene).join("saved");
-                fs::copy(still_open(scene, &ledger(scene))?, &saved).could_not(|| "copy it")?;
-                let status = scene.meterd.stop(End::Asked)?;
-                assert_eq!(status.code(), Some(INPUT_OUTPUT));
-                fs::rename(saved, ledger(scene)).could_not(|| "put it back")?;
+                // Nor does a start.
+                give(scene, 0)?;
+                goes_on_by_itself(scene)?;
+                assert_agree(scene)?;
+                scene.meterd.stop(End::Asked)?;
+                give(scene, NOBODY)?;
+                let words = ["permission denied", "state", "must own"];
+                assert_refuses(scene, NOT_ALLOWED, &words)?;
+                give(scene, 0)?;
                 scene.meterd.start()
             },
         )
     })
 }
 
-/// What a message that names /proc/PID/fd leads to.
-fn still_open(scene: &Scene<'_>, file: &Path) -> Result<PathBuf> {
-    let pid = scene.meterd.pid().unwrap_or_default();
-    let deleted = format!("{} (deleted)", file.display());
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).could_not(|| "list descriptors")?;
-    descriptors
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| fs::read_link(path).is_ok_and(|to| to.as_os_str() == deleted.as_str()))
-        .ok_or_else(|| Failure::new(format!("{deleted} is not open")))
-}
-
 #[test]
 fn a_log_that_is_deleted_is_saved_and_begun_anew_while_counting_goes_on() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = scene(sandbox, |_| Ok(()))?;
         for _ in 0..3 {
             traffic(&scene)?;
@@ -379,14 +438,11 @@ fn a_log_that_is_deleted_is_saved_and_begun_anew_while_counting_goes_on() -> Res
 /// A start that is refused within seconds, with that exit status and those words.
 fn assert_refuses(scene: &mut Scene<'_>, code: i32, words: &[&str]) -> Result<()> {
     let from = scene.meterd.log().len();
-    let begun = Instant::now();
-    scene.meterd.launch()?;
-    let status = scene.meterd.wait()?;
-    assert!(
-        begun.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begun.elapsed()
-    );
+    let (status, took) = stall::timed(|| {
+        scene.meterd.launch()?;
+        scene.meterd.wait()
+    })?;
+    assert!(took < Duration::from_secs(5), "{took:?}");
     let log = scene.meterd.log();
     assert_eq!(status.code(), Some(code), "{}", &log[from..]);
     for word in words {
@@ -396,50 +452,9 @@ fn assert_refuses(scene: &mut Scene<'_>, code: i32, words: &[&str]) -> Result<()
 }
 
 #[test]
-fn a_damaged_ledger_is_refused_at_start_while_programs_count_and_its_copy_takes_all() -> Result<()>
-{
-    type Damage = fn(&fs::File, u64) -> std::io::Result<()>;
-    let damages: [(&str, Damage); 3] = [
-        ("its header", |file, _| file.write_all_at(b"no SQLite", 0)),
-        ("a page in the middle", |file, length| {
-            file.write_all_at(&[0xa5; 4096], length / 2 / 4096 * 4096)
-        }),
-        ("its end", |file, length| file.set_len(length / 2)),
-    ];
-    Sandbox::run(|sandbox| {
-        let mut scene = scene(sandbox, |_| Ok(()))?;
-        let other = suspended(&scene)?;
-        for (what, damage) in damages {
-            traffic(&scene)?;
-            scene.meterd.stop(End::Asked)?;
-            assert!(!log_of_ledger(&scene).exists(), "its file alone is whole");
-            let (path, copy) = (ledger(&scene), scene.meterd.directory().join("copy"));
-            let rename = |from: &Path, to: &Path| fs::rename(from, to).could_not(|| "move it");
-            fs::copy(&path, &copy).could_not(|| "copy the ledger")?;
-            let file = fs::OpenOptions::new().write(true).open(&path);
-            let file = file.could_not(|| "open the ledger")?;
-            let length = file.metadata().could_not(|| "measure it")?.len();
-            damage(&file, length).could_not(|| what)?;
-            assert_refuses(
-                &mut scene,
-                DATA,
-                &["is damaged", "ledger.db", "restore a backup"],
-            )?;
-            traffic(&scene)?;
-            assert_eq!(pings(&other, &scene)?, 0, "the suspended machine");
-            assert!(is_metered("tap101i0")?);
-            rename(&copy, &path)?;
-            scene.meterd.start()?;
-            assert_agree(&mut scene)?;
-        }
-        assert_sound(&scene)
-    })
-}
-
-#[test]
 fn a_start_without_room_right_or_lock_is_refused_with_its_remedy_and_the_next_takes_all()
 -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = scene(sandbox, |_| Ok(()))?;
         traffic(&scene)?;
         scene.meterd.stop(End::Killed)?;
@@ -466,7 +481,7 @@ fn a_start_without_room_right_or_lock_is_refused_with_its_remedy_and_the_next_ta
 
 #[test]
 fn a_first_start_on_a_full_disk_is_refused_and_leaves_nothing_half_made() -> Result<()> {
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         let mut scene = Scene::prepare(sandbox, CONFIG)?;
         scene
             .meterd
@@ -486,7 +501,7 @@ fn errors_of_the_disk_itself_are_said_once_and_when_they_end_nothing_was_lost() 
     if !needs::program("strace") {
         return Ok(());
     }
-    Sandbox::run(|sandbox| {
+    Sandbox::beside(|sandbox| {
         endure(
             scene(sandbox, |_| Ok(()))?,
             &["ledger.db", "disk I/O error", "kernel log"],
