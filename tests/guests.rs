@@ -1,12 +1,17 @@
 //! Whose an interface is, the hypervisor's own files say; and its hooks see to it that the
 //! interface is metered, and what stands against its machine stands, before the guest runs.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use meter_tests::{
     Context, Result,
     hypervisor::{domain, hook, libvirt_directory, running, shipped, tap},
-    meterd::{Counted, End, Meterd, binary},
+    links,
+    meterd::{Counted, End, Meterd, binary, sample},
     needs,
     sandbox::Sandbox,
     scene::{EACH, Scene, datagrams, is_metered, until_metered},
@@ -14,7 +19,10 @@ use meter_tests::{
     topology::Port,
     wait::{self, Seen},
 };
-use rustix::mount::{MountFlags, mount};
+use rustix::{
+    fs::{CWD, Mode, mkfifoat},
+    mount::{MountFlags, mount},
+};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -264,6 +272,72 @@ fn a_proxmox_guest_is_known_by_its_file_on_this_node() -> Result<()> {
         meterd.start()?;
         send(&mut known, 2)?;
         assert_eq!(meterd.counted("web1")?.sent, 500);
+        Ok(())
+    })
+}
+
+/// `/etc/pve` is a FUSE mount: whoever reads there while its cluster's service hangs, hangs too.
+#[test]
+fn files_of_a_hypervisor_that_hang_hold_up_neither_polls_nor_limits_nor_a_start() -> Result<()> {
+    const PROMPT: Duration = Duration::from_secs(2);
+    Sandbox::run(|sandbox| {
+        mount("tmpfs", "/etc", "tmpfs", MountFlags::empty(), None)
+            .could_not(|| "mount a tmpfs at /etc")?;
+        fs::create_dir_all("/etc/pve/qemu-server").could_not(|| "make /etc/pve")?;
+        let file = |vmid: &str| format!("/etc/pve/qemu-server/{vmid}.conf");
+        fs::write(file("101"), "name: web1\n").could_not(|| "write a guest's file")?;
+        links::up("lo")?;
+        // Whoever opens it waits until somebody writes.
+        mkfifoat(CWD, file("102"), Mode::RUSR).could_not(|| "make a pipe")?;
+        let mut meterd = Meterd::new(
+            sandbox,
+            "poll-interval = '1s'\n[[discover]]\nhypervisor = 'proxmox'\nmachine = 'name'\n",
+        )?;
+        meterd.start()?;
+        let mut known = tap("tap101i0", Port::of(101).mac())?;
+        until_metered("tap101i0")?;
+        let mut newcomer = tap("tap102i0", Port::of(102).mac())?;
+        send(&mut newcomer, 1)?;
+        for restarts in 0..2 {
+            for sent in 1..=5 {
+                send(&mut known, 1)?;
+                let asked = Instant::now();
+                let counted = meterd.counted("web1")?.sent;
+                assert_eq!(counted, (restarts * 5 + sent) * 100);
+                assert!(asked.elapsed() < PROMPT, "{:?}", asked.elapsed());
+            }
+            assert!(!is_metered("tap102i0")?);
+            let asked = Instant::now();
+            meterd.text(&["suspend", "web1"])?;
+            assert!(send(&mut known, 1).is_err(), "its link is down");
+            meterd.text(&["lift", "web1"])?;
+            assert!(asked.elapsed() < 2 * PROMPT, "{:?}", asked.elapsed());
+            let polled = || -> Result<Option<f64>> {
+                let metrics = meterd.metrics(9750)?;
+                Ok(sample(&metrics, "meterd_poll_duration_seconds_count", &[]))
+            };
+            let before = polled()?;
+            wait::until("three polls", Duration::from_millis(50), SOON, || {
+                let now = polled()?;
+                Ok(match (before, now) {
+                    (Some(before), Some(now)) if now >= before + 3.0 => Seen::Yes(()),
+                    _ => Seen::NotYet(format!("{before:?}, {now:?}")),
+                })
+            })?;
+            if restarts == 0 {
+                meterd.stop(End::Killed)?;
+                let began = Instant::now();
+                meterd.start()?;
+                assert!(began.elapsed() < PROMPT, "{:?}", began.elapsed());
+            }
+        }
+        let said = meterd.log().matches("hangs for").count();
+        assert_eq!(said, 2, "once in each run: {}", meterd.log());
+        // The file can be read at last.
+        fs::write(file("102"), "name: web2\n").could_not(|| "write into the pipe")?;
+        fs::remove_file(file("102")).could_not(|| "take the pipe away")?;
+        fs::write(file("102"), "name: web2\n").could_not(|| "write a guest's file")?;
+        until_metered("tap102i0")?;
         Ok(())
     })
 }

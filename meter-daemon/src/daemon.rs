@@ -2,6 +2,7 @@
 
 mod adopt;
 mod answers;
+mod apply;
 mod arm;
 mod attach;
 mod audit;
@@ -40,7 +41,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::{answers::Then, enforce::Which, node::Node};
+use self::{answers::Then, apply::Which, node::Node};
 pub use self::{
     attach::{Attached, Wanted, attach},
     history::forget,
@@ -75,6 +76,9 @@ const PRUNE: Duration = Duration::from_secs(60);
 
 /// What is due and cannot be done (the disk is full, say) is tried again so much later.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// What a large answer took is given back so much later.
+const TIDY: Duration = Duration::from_secs(1);
 
 /// Questions that may wait for the loop at once.
 const CALLS: usize = 256;
@@ -128,6 +132,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
         let deadline = node.until_deadline().map(|wait| Instant::now() + wait);
         let quiet = node.until_quiet().map(|wait| Instant::now() + wait);
         let hypervisors = node.until_hypervisors().map(|wait| Instant::now() + wait);
+        let tidy = node.until_tidy().map(|wait| Instant::now() + wait);
         // In no order: whatever comes all the time must not keep the others from their turn.
         tokio::select! {
             _ = signals.term.recv() => break Stop::Signal,
@@ -173,6 +178,8 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
                 node.ask_hypervisors();
                 node.act_on_links(&links).await;
             }
+            () = until(tidy) => node.tidy(),
+            () = future::ready(()), if node.is_unfinished() => node.finish().await,
             _ = timers.poll.tick() => node.tick(&links).await,
             _ = timers.share.tick(), if node.has_shares() => node.share().await,
             _ = timers.mend.tick(), if node.has_links_to_mend() => node.mend_links().await,
@@ -467,17 +474,47 @@ impl Node {
     }
 
     async fn round(&mut self, links: &Links) -> Result<(), node::CycleError> {
+        let clock = || crate::host::clock::now().monotonic;
+        let began = clock();
         let dump = links.dump().await?;
+        let dumped = clock();
         self.audit(&dump)?;
-        let now = crate::host::clock::now().monotonic;
+        let now = clock();
         let config = Arc::clone(&self.config);
         self.interfaces.replace(dump, &config, now);
         self.ask_hypervisors();
         self.check_hooks()?;
         self.discover(links).await?;
-        self.poll().await?;
+        let discovered = clock();
+        self.measure().await?;
+        let measured = clock();
+        self.arm_and_apply(Which::All).await;
+        let applied = clock();
         self.checkpoint();
+        let ended = clock();
+        self.tally.polls.observe(ended.saturating_sub(began));
+        let micros = |from: Duration, to: Duration| to.saturating_sub(from).as_micros();
+        tracing::debug!(
+            links = micros(began, dumped),
+            whose = micros(dumped, discovered),
+            bytes = micros(discovered, measured),
+            applied = micros(measured, applied),
+            checkpoint = micros(applied, ended),
+            "polled"
+        );
         Ok(())
+    }
+
+    /// After an answer that was large, once it has been read in all likelihood: what it took goes
+    /// back to the system.
+    fn until_tidy(&self) -> Option<Duration> {
+        let now = crate::host::clock::now().monotonic;
+        self.tidy.map(|at| at.saturating_sub(now))
+    }
+
+    fn tidy(&mut self) {
+        self.tidy = None;
+        memory::give_back();
     }
 
     /// The log would grow without end, and then be worked off in one long commit.

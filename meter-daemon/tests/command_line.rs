@@ -101,7 +101,7 @@ fn status() -> Value {
         "machine": "web1", "account": "acme", "plan": "edis", "interfaces": ["tap101i0"],
         "state": "normal", "since": "2026-11-01T00:00:00Z", "rule": null,
         "period": {"start": "2026-11-01T00:00:00Z", "end": "2026-12-01T00:00:00Z", "days_left": 11},
-        "used": 5_000_000, "received": 4_000_000, "sent": 1_000_000, "exempt": 0,
+        "direction": "sum", "used": 5_000_000, "received": 4_000_000, "sent": 1_000_000, "exempt": 0,
         "allowance": 10_000_000, "remaining": 5_000_000, "ratio": 0.5, "forecast": null,
         "flagged": false, "cancellable": true, "rate_limit_bits_per_second": null,
         "cap_remaining": null, "next": null,

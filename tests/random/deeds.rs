@@ -3,7 +3,8 @@
 use std::{net::Ipv4Addr, time::Instant};
 
 use meter_tests::{
-    Context, Failure, Result, links,
+    Context, Failure, Result,
+    links::{self, Renamed},
     meterd::{End, bytes},
     packet::Ends,
 };
@@ -239,9 +240,13 @@ impl World<'_> {
             }
             Act::Rename(plug, name) => {
                 self.look()?;
-                let old = self.there(*plug)?.name.clone();
-                let old = self.owner(&old);
-                self.there(*plug)?.rename(name)?;
+                let before = self.there(*plug)?.name.clone();
+                let old = self.owner(&before);
+                let renamed = self.there(*plug)?.rename(name)?;
+                if renamed == Renamed::Anew {
+                    self.forget_what_waits(name);
+                    self.forget_what_waits(&before);
+                }
                 let new = self.owner(name);
                 if old != new {
                     // Whose the bytes are between the name's change and our seeing it.

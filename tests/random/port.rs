@@ -8,7 +8,7 @@ use meter_tests::{
     capture::Capture,
     foreign::{Filter, Place},
     inspect::Hook,
-    links::{self, End, Mac},
+    links::{self, End, Mac, Renamed},
     rate_limits::run,
     routed,
     routing::{self, Picture},
@@ -289,10 +289,14 @@ impl There {
         Ok(())
     }
 
-    pub(crate) fn rename(&mut self, name: &str) -> Result<()> {
-        links::rename(&self.name, name)?;
+    pub(crate) fn rename(&mut self, name: &str) -> Result<Renamed> {
+        let renamed = links::rename(&self.name, name)?;
         name.clone_into(&mut self.name);
-        Ok(())
+        if renamed == Renamed::Anew {
+            self.obstacle = false;
+            self.look()?;
+        }
+        Ok(renamed)
     }
 
     /// Something that cannot be put back.

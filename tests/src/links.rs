@@ -244,14 +244,22 @@ pub fn get(name: &str) -> Result<Link> {
     find(name)?.ok_or_else(|| Failure::new(format!("there is no interface {name} here")))
 }
 
+/// Its number, asked for by name: a list of all for each of thousands would take minutes.
+fn index(name: &str) -> Result<u32> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)
+        .could_not(|| "open a socket")?;
+    rustix::net::netdevice::name_to_index(socket, name)
+        .could_not(|| format!("find an interface {name} here"))
+}
+
 fn set(name: &str, what: &str, fill: impl FnOnce(Message) -> Message) -> Result<()> {
-    let index = get(name)?.index;
+    let index = index(name)?;
     let message = fill(Message::new(RTM_NEWLINK, 0).bytes(&ifinfo(index, 0, 0)));
     Netlink::open()?.request(message, what)
 }
 
 fn set_up(name: &str, flags: u32) -> Result<()> {
-    let index = get(name)?.index;
+    let index = index(name)?;
     let message = Message::new(RTM_NEWLINK, 0).bytes(&ifinfo(index, flags, IFF_UP));
     Netlink::open()?.request(
         message,
@@ -269,25 +277,36 @@ pub fn down(name: &str) -> Result<()> {
     set_up(name, 0)
 }
 
-/// Another name. (Possible while it is up since kernel 6.2; taken down for it before.)
-pub fn rename(name: &str, new: &str) -> Result<()> {
+/// What a link went through for another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renamed {
+    /// Nothing.
+    AsItWas,
+    /// It was taken down, which destroys routes, and set up again.
+    Anew,
+}
+
+/// Another name: while it is up, since kernel 6.2, and taken down for it before.
+pub fn rename(name: &str, new: &str) -> Result<Renamed> {
     let what = format!("rename {name} to {new}");
-    set(name, &what, |message| message.string(IFLA_IFNAME, new)).or_else(|_| {
-        down(name)?;
-        set(name, &what, |message| message.string(IFLA_IFNAME, new))?;
-        up(new)
-    })
+    if set(name, &what, |message| message.string(IFLA_IFNAME, new)).is_ok() {
+        return Ok(Renamed::AsItWas);
+    }
+    down(name)?;
+    set(name, &what, |message| message.string(IFLA_IFNAME, new))?;
+    up(new)?;
+    Ok(Renamed::Anew)
 }
 
 /// Away with it (and with a veth's peer).
 pub fn delete(name: &str) -> Result<()> {
-    let message = Message::new(RTM_DELLINK, 0).bytes(&ifinfo(get(name)?.index, 0, 0));
+    let message = Message::new(RTM_DELLINK, 0).bytes(&ifinfo(index(name)?, 0, 0));
     Netlink::open()?.request(message, &format!("delete {name}"))
 }
 
 /// Into a bridge.
 pub fn join(name: &str, bridge: &str) -> Result<()> {
-    let master = get(bridge)?.index;
+    let master = index(bridge)?;
     set(name, &format!("put {name} into {bridge}"), |message| {
         message.number(IFLA_MASTER, master)
     })
@@ -375,7 +394,7 @@ const PERMANENT: u16 = 0x80;
 /// Who has that address, so that nobody need ask.
 pub fn neighbour(name: &str, address: IpAddr, mac: Mac) -> Result<()> {
     let (family, bytes) = octets(address);
-    let index = get(name)?.index;
+    let index = index(name)?;
     new_neighbour(
         family,
         index,

@@ -25,6 +25,7 @@ use crate::{
 };
 
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
 const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
@@ -93,6 +94,14 @@ impl Tap {
             file,
             name: name.to_owned(),
         })
+    }
+
+    /// The device stays when this is dropped, and goes with its namespace: of thousands together,
+    /// where one after the other would take minutes.
+    pub fn lasting(self) -> Result<Self> {
+        sys::value_ioctl(self.file.as_fd(), TUNSETPERSIST, 1)
+            .could_not(|| format!("let {} stay", self.name))?;
+        Ok(self)
     }
 
     /// Its name when it was made.

@@ -2,6 +2,7 @@
 //! fails nothing; what must hold whatever the machine does.
 
 mod ledger;
+mod suspend;
 mod traffic;
 
 use std::path::PathBuf;
@@ -15,13 +16,16 @@ pub(crate) enum Subject {
     Traffic(traffic::Options),
     /// The ledger of a full node.
     Ledger(ledger::Options),
+    /// Very many machines suspended at once.
+    Suspend(suspend::Options),
 }
 
 impl Subject {
-    /// Reads `[--quick] [PART]...` or `ledger [--interfaces N]`.
+    /// Reads `[--quick] [PART]...`, `ledger [--interfaces N]` or `suspend [--machines N]`.
     pub(crate) fn read(arguments: &[&str]) -> Result<Self, String> {
         match arguments.split_first() {
             Some((&"ledger", rest)) => ledger::Options::read(rest).map(Self::Ledger),
+            Some((&"suspend", rest)) => suspend::Options::read(rest).map(Self::Suspend),
             _ => traffic::Options::read(arguments).map(Self::Traffic),
         }
     }
@@ -31,6 +35,7 @@ pub(crate) fn run(project: &Project, steps: &mut Steps, subject: &Subject) -> Re
     match subject {
         Subject::Traffic(options) => traffic::run(project, steps, options),
         Subject::Ledger(options) => ledger::run(project, steps, options),
+        Subject::Suspend(options) => suspend::run(project, steps, options),
     }
 }
 
@@ -63,12 +68,15 @@ mod tests {
         assert!(read(&["--quick", "packets"]).is_ok());
         assert!(read(&["ledger"]).is_ok());
         assert!(read(&["ledger", "--interfaces", "200"]).is_ok());
+        assert!(read(&["suspend"]).is_ok());
+        assert!(read(&["suspend", "--machines", "50"]).is_ok());
         for wrong in [
             &["everything"][..],
             &["--quick", "ledger"],
             &["ledger", "--interfaces"],
             &["ledger", "--interfaces", "many"],
             &["ledger", "--fast"],
+            &["suspend", "--interfaces", "50"],
         ] {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }

@@ -13,7 +13,7 @@ use meter_tests::{
     naive::{self, Naive},
     sandbox::Sandbox,
 };
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CapabilitySet, CpuSet, capabilities, sched_setaffinity, set_capabilities};
 
 use crate::{
     Effort,
@@ -53,6 +53,8 @@ pub(crate) fn measure(sandbox: &Sandbox, effort: Effort, report: &mut Report) ->
         Meter::new(sandbox, "count", Form::Count, SLOTS),
         Meter::new(sandbox, "limits", Form::Limits, SLOTS),
         Meter::new(sandbox, "exempt", Form::Exempt, SLOTS),
+        Meter::new(sandbox, "unit-count", Form::Count, SLOTS),
+        Meter::new(sandbox, "unit-limits", Form::Limits, SLOTS),
     ];
     let subjects = subjects(&meters)?;
     let frames = Frames::new();
@@ -85,11 +87,13 @@ pub(crate) fn measure(sandbox: &Sandbox, effort: Effort, report: &mut Report) ->
     meters.iter().try_for_each(Meter::detach)
 }
 
-fn subjects(meters: &[Meter; 3]) -> Result<Vec<Subject>> {
-    let [count, limits, exempt] = meters;
+fn subjects(meters: &[Meter; 5]) -> Result<Vec<Subject>> {
+    let [count, limits, exempt, unit_count, unit_limits] = meters;
     let [count_sent, _] = attach(count)?;
     let [limits_sent, limits_received] = attach(limits)?;
     let [exempt_sent, _] = attach(exempt)?;
+    let [unit_count_sent, _] = attach_as_the_unit(unit_count)?;
+    let [unit_limits_sent, _] = attach_as_the_unit(unit_limits)?;
     let shared = Naive::load(naive::Kind::Shared, 1..=SLOTS)?;
     let per_cpu = Naive::load(naive::Kind::PerCpu, 1..=SLOTS)?;
     let mut all: Vec<Subject> = Vec::new();
@@ -123,6 +127,18 @@ fn subjects(meters: &[Meter; 3]) -> Result<Vec<Subject>> {
     add(
         "ours: limits and exempt look-up (200 prefixes)",
         &exempt_sent,
+        small,
+        On::One,
+    )?;
+    add(
+        "without CAP_PERFMON, ours: count only",
+        &unit_count_sent,
+        small,
+        On::One,
+    )?;
+    add(
+        "without CAP_PERFMON, ours: count and limits, sent",
+        &unit_limits_sent,
         small,
         On::One,
     )?;
@@ -162,12 +178,30 @@ fn subjects(meters: &[Meter; 3]) -> Result<Vec<Subject>> {
 
 /// The programs that a meter adds to the loopback: sent, received.
 fn attach(meter: &Meter) -> Result<[OwnedFd; 2]> {
+    added_by(|| meter.attach(&[LOOPBACK]))
+}
+
+/// The same as the shipped unit lets the daemon: without CAP_PERFMON the verifier puts barriers
+/// into the programs.
+fn attach_as_the_unit(meter: &Meter) -> Result<[OwnedFd; 2]> {
+    added_by(|| {
+        let all = capabilities(None).could_not(|| "ask for our capabilities")?;
+        let mut two = all;
+        two.effective = CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
+        set_capabilities(None, two).could_not(|| "give up capabilities")?;
+        let outcome = meter.attach(&[LOOPBACK]);
+        set_capabilities(None, all).could_not(|| "take capabilities back")?;
+        outcome
+    })
+}
+
+fn added_by(attach: impl FnOnce() -> Result<()>) -> Result<[OwnedFd; 2]> {
     let on = |hook| -> Result<Vec<u32>> {
         let programs = inspect::programs(LOOPBACK, hook)?;
         Ok(programs.into_iter().map(|program| program.id).collect())
     };
     let before = [on(Hook::Sent)?, on(Hook::Received)?];
-    meter.attach(&[LOOPBACK])?;
+    attach()?;
     let after = [on(Hook::Sent)?, on(Hook::Received)?];
     let new = |at: usize| {
         let id = after[at].iter().find(|id| !before[at].contains(id));

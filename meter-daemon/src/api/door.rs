@@ -23,6 +23,7 @@ use super::{
     Answer, Ask, Call, Limits, Peer, Problem,
     access::{self, Access},
     body::{Fields, unfit},
+    paged,
     routes::{Input, ROUTES, Route, Verb},
     server,
 };
@@ -87,7 +88,7 @@ fn router(door: &Arc<Door>, peer: &Arc<Peer>) -> Router {
         let (door, peer) = (Arc::clone(door), Arc::clone(peer));
         let handler = move |params: RawPathParams, request: Request| async move {
             match answer(route, &door, &peer, &params, request).await {
-                Ok(value) => axum::Json(value).into_response(),
+                Ok(response) => response,
                 Err(problem) => refuse(problem),
             }
         };
@@ -109,7 +110,7 @@ async fn answer(
     peer: &Peer,
     params: &RawPathParams,
     request: Request,
-) -> Result<Value, Problem> {
+) -> Result<Response, Problem> {
     if route.verb == Verb::Post && !peer.may_change {
         return Err(Problem::new(
             403,
@@ -152,7 +153,10 @@ async fn answer(
         let ask = Ask::Balance {
             account: account.clone(),
         };
-        let balance = door.ask(ask, peer).await?;
+        let balance = match door.ask(ask, peer).await? {
+            Answer::Json(balance) => balance,
+            other => return Err(wrong(&other)),
+        };
         let balance: Option<Money> = balance["balance"]
             .as_str()
             .and_then(|balance| balance.parse().ok());
@@ -166,22 +170,32 @@ async fn answer(
     }
     let one = matches!(question.ask, Ask::Status { machine: Some(_) });
     match door.ask(question.ask, peer).await? {
-        Value::Array(mut machines) if one && machines.len() == 1 => Ok(machines.remove(0)),
-        value => Ok(value),
+        Answer::Json(Value::Array(mut machines)) if one && machines.len() == 1 => {
+            Ok(axum::Json(machines.remove(0)).into_response())
+        }
+        Answer::Json(value) => Ok(axum::Json(value).into_response()),
+        Answer::Rows(rows) => {
+            let body = paged::array(rows, door.limits.answer).await?;
+            Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+        }
+        other => Err(wrong(&other)),
     }
+}
+
+fn wrong(answer: &Answer) -> Problem {
+    Problem::new(
+        500,
+        "wrong answer",
+        format!("the daemon answered with {answer:?}; this is a defect of meterd"),
+    )
 }
 
 impl Door {
     /// Puts it to the loop and waits, not for ever.
-    async fn ask(&self, ask: Ask, peer: &Peer) -> Result<Value, Problem> {
+    async fn ask(&self, ask: Ask, peer: &Peer) -> Result<Answer, Problem> {
         match ask_loop(&self.calls, ask, peer.clone(), self.limits.answer).await? {
-            Answer::Json(value) => Ok(value),
             Answer::Problem(problem) => Err(problem),
-            Answer::Metrics(_) => Err(Problem::new(
-                500,
-                "wrong answer",
-                "the daemon answered with metrics; this is a defect of meterd",
-            )),
+            answer => Ok(answer),
         }
     }
 }

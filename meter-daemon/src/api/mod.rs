@@ -9,6 +9,7 @@ pub mod access;
 mod body;
 mod door;
 pub mod metrics;
+mod paged;
 mod routes;
 mod server;
 pub mod socket;
@@ -21,6 +22,7 @@ use tokio::sync::oneshot;
 pub use self::{
     body::change,
     door::{OPENAPI, serve},
+    paged::Rows,
     server::Limits,
 };
 
@@ -194,14 +196,28 @@ pub struct Call {
 }
 
 /// What the loop answers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum Answer {
     /// Done: JSON.
     Json(serde_json::Value),
+    /// Done: a JSON array of which nobody knows how long it is.
+    Rows(Rows),
     /// The figures for `/metrics`.
     Metrics(Box<metrics::Figures>),
     /// Not done: an `application/problem+json`.
     Problem(Problem),
+}
+
+impl From<serde_json::Value> for Answer {
+    fn from(value: serde_json::Value) -> Self {
+        Self::Json(value)
+    }
+}
+
+impl From<Rows> for Answer {
+    fn from(rows: Rows) -> Self {
+        Self::Rows(rows)
+    }
 }
 
 /// Why something was not done.

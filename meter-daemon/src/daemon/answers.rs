@@ -6,6 +6,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 
 use super::{
+    TIDY,
     attach::Wanted,
     figures,
     history::Said,
@@ -13,17 +14,19 @@ use super::{
     records,
 };
 use crate::{
-    api::{Answer, Ask, Call, Problem},
+    api::{Answer, Ask, Call, Problem, Rows},
     config::{Config, Guest, Hypervisor},
     engine::{
-        Effect,
+        Effect, Engine,
         command::{Command, CommandAction},
         event::{Event, EventKind},
         status::Status,
         units::MachineId,
     },
-    host::links::Links,
-    ledger::{CommandRecord, EventFilter, EventRecord, LedgerError, Resolution, UsageRow},
+    host::{clock, links::Links},
+    ledger::{
+        CommandRecord, EventFilter, EventRecord, LedgerError, Resolution, SlotRecord, UsageRow,
+    },
 };
 
 /// Whether the loop goes on after an answer.
@@ -41,21 +44,27 @@ impl Node {
         let Call { ask, peer, answer } = call;
         let mut then = Then::GoOn;
         let said = match ask {
-            Ask::Status { machine } => self.fresh(|node| node.status(machine.as_ref())).await,
+            Ask::Status { machine: None } => self.fresh(|node| Ok(node.all_statuses())).await,
+            Ask::Status {
+                machine: Some(machine),
+            } => self.fresh(|node| node.status(&machine)).await,
             Ask::Usage {
                 machine,
                 by,
                 from,
                 to,
             } => {
-                self.fresh(|node| node.usage_rows(&machine, by, from, to))
+                self.fresh(|node| node.usage_rows(machine, by, from, to))
                     .await
             }
             Ask::Explain { machine } => self.fresh(|node| node.explain(&machine)).await,
             Ask::Offer { machine } => self.fresh(|node| node.offer(&machine)).await,
             Ask::Invoices { account } => {
-                self.fresh(|node| Ok(json!(node.engine.invoices(account.as_ref()))))
-                    .await
+                self.fresh(|node| {
+                    let engine = node.engine.clone();
+                    Ok(Rows::new(move || Ok(engine.invoices(account.as_ref()))))
+                })
+                .await
             }
             Ask::Balance { account } => {
                 self.fresh(|node| {
@@ -73,7 +82,7 @@ impl Node {
                 limit,
             } => {
                 self.fresh(|node| {
-                    node.events(&EventFilter {
+                    node.events(EventFilter {
                         machine,
                         since,
                         after,
@@ -96,7 +105,7 @@ impl Node {
                         action,
                     })
                     .collect();
-                self.change(commands, key, dry_run).await
+                self.change(commands, key, dry_run).await.map(Answer::Json)
             }
             Ask::Import {
                 import,
@@ -110,7 +119,7 @@ impl Node {
                     key,
                     dry_run,
                 };
-                self.import(import, said).await
+                self.import(import, said).await.map(Answer::Json)
             }
             Ask::Forget {
                 machine,
@@ -124,15 +133,18 @@ impl Node {
                     key,
                     dry_run,
                 };
-                self.forget(&machine, said).await
+                self.forget(&machine, said).await.map(Answer::Json)
             }
-            Ask::Reload { dry_run, .. } => self.reload_asked(config_path, links, dry_run).await,
+            Ask::Reload { dry_run, .. } => {
+                let reloaded = self.reload_asked(config_path, links, dry_run).await;
+                reloaded.map(Answer::Json)
+            }
             Ask::Detach { dry_run, .. } => {
                 let outcome = self.detach_asked(dry_run).await;
                 if outcome.is_ok() && !dry_run {
                     then = Then::Stop;
                 }
-                outcome
+                outcome.map(Answer::Json)
             }
             Ask::Attach {
                 interface,
@@ -152,87 +164,92 @@ impl Node {
                     reason,
                 };
                 let attached = self.attach_asked(&wanted, links, dry_run).await;
-                attached.map(|attached| json!(attached))
+                attached.map(|attached| Answer::Json(json!(attached)))
             }
             Ask::Metrics => {
                 // A scrape sees the counters as they are now; if they cannot be recorded, it
                 // sees that, too.
                 let _recorded = self.freshen().await;
                 let figures = Box::new(figures::collect(self));
-                answer.send(Answer::Metrics(figures)).ok();
-                return then;
+                Ok(Answer::Metrics(figures))
             }
         };
-        answer
-            .send(said.map_or_else(Answer::Problem, Answer::Json))
-            .ok();
+        if matches!(said, Ok(Answer::Rows(_) | Answer::Metrics(_))) {
+            self.tidy = Some(clock::now().monotonic + TIDY);
+        }
+        answer.send(said.unwrap_or_else(Answer::Problem)).ok();
         then
     }
 
     /// A reading first, so that the answer is of now.
-    async fn fresh(
+    async fn fresh<T: Into<Answer>>(
         &mut self,
-        answer: impl FnOnce(&mut Self) -> Result<Value, Problem>,
-    ) -> Result<Value, Problem> {
+        answer: impl FnOnce(&mut Self) -> Result<T, Problem>,
+    ) -> Result<Answer, Problem> {
         self.freshen().await.map_err(cannot_record)?;
-        answer(self)
+        answer(self).map(Into::into)
     }
 
-    fn status(&mut self, machine: Option<&MachineId>) -> Result<Value, Problem> {
+    fn status(&mut self, machine: &MachineId) -> Result<Value, Problem> {
         let now = self.now();
-        let machines: Vec<MachineId> = match machine {
-            Some(machine) => vec![machine.clone()],
-            None => self.shown().cloned().collect(),
-        };
+        let mut ends = Ends::default();
+        for record in self.slots_of(machine) {
+            self.add_end(record, &mut ends);
+        }
+        let status = ends.status(&self.engine, machine, now);
+        let status = status.ok_or_else(|| unknown("machine", machine))?;
+        Ok(json!([status]))
+    }
+
+    /// All machines as they are at this moment, however long it takes to read: the engine's
+    /// clone shares everything with it, and what polls change meanwhile is not in the clone.
+    fn all_statuses(&mut self) -> Rows {
+        let now = self.now();
+        let machines: Vec<MachineId> = self.shown().cloned().collect();
+        let engine = self.engine.clone();
         // By machine, as ten thousand walks along all slots would take a second.
-        let mut interfaces: BTreeMap<&MachineId, Vec<&str>> = BTreeMap::new();
+        let mut ends: BTreeMap<MachineId, Ends> = BTreeMap::new();
         for record in self.slots.iter() {
             if !self.closing.contains(&record.counter.slot) {
-                let names = interfaces.entry(&record.machine).or_default();
-                names.push(&record.name);
+                self.add_end(record, ends.entry(record.machine.clone()).or_default());
             }
         }
-        machines
-            .iter()
-            .map(|machine| {
-                let names = interfaces.get(machine).map_or(&[][..], Vec::as_slice);
-                self.status_of(machine, names, now)
-                    .map(|status| json!(status))
-                    .ok_or_else(|| unknown("machine", machine))
-            })
-            .collect()
+        Rows::new(move || {
+            Ok(machines.into_iter().filter_map(move |machine| {
+                let ends = ends.remove(&machine).unwrap_or_default();
+                ends.status(&engine, &machine, now)
+            }))
+        })
     }
 
-    /// A machine's status with its interfaces on this node.
-    fn status_of(
-        &self,
-        machine: &MachineId,
-        interfaces: &[&str],
-        now: Timestamp,
-    ) -> Option<Status> {
-        let mut status = self.engine.status(machine, now)?;
-        status.interfaces = interfaces.iter().map(|name| (*name).to_owned()).collect();
-        status.interfaces.sort();
-        status.links = self.link_sentences(machine);
-        Some(status)
+    fn slots_of(&self, machine: &MachineId) -> impl Iterator<Item = &SlotRecord> {
+        self.slots.iter().filter(move |record| {
+            record.machine == *machine && !self.closing.contains(&record.counter.slot)
+        })
+    }
+
+    fn add_end(&self, record: &SlotRecord, ends: &mut Ends) {
+        ends.interfaces.push(record.name.clone());
+        ends.links.extend(self.link_sentence(record));
     }
 
     fn usage_rows(
         &mut self,
-        machine: &MachineId,
+        machine: MachineId,
         by: Resolution,
         from: Option<Timestamp>,
         to: Option<Timestamp>,
-    ) -> Result<Value, Problem> {
-        let zone = self
-            .engine
-            .zone(machine)
-            .ok_or_else(|| unknown("machine", machine))?;
-        let rows = self
-            .reader
-            .usage(machine, by, from, to)
-            .map_err(|error| unreadable(&error))?;
-        Ok(rows.iter().map(|row| usage_row(row, zone)).collect())
+    ) -> Result<Rows, Problem> {
+        let zone = self.engine.zone(&machine);
+        let zone = zone.ok_or_else(|| unknown("machine", &machine))?.clone();
+        // Of its own and not by the loop: a month of minutes lies in as many places of the file.
+        let reader = self.ledger.reader().map_err(|error| unreadable(&error))?;
+        Ok(Rows::new(move || {
+            let rows = reader
+                .usage(&machine, by, from, to)
+                .map_err(|error| unreadable(&error))?;
+            Ok(rows.into_iter().map(move |row| usage_row(&row, &zone)))
+        }))
     }
 
     fn explain(&mut self, machine: &MachineId) -> Result<Value, Problem> {
@@ -245,7 +262,10 @@ impl Node {
         if let Value::Object(object) = &mut value {
             let mut sentences: Vec<String> =
                 explanation.to_string().lines().map(str::to_owned).collect();
-            sentences.extend(self.link_sentences(machine));
+            sentences.extend(
+                self.slots_of(machine)
+                    .filter_map(|record| self.link_sentence(record)),
+            );
             object.insert("sentences".into(), json!(sentences));
         }
         Ok(value)
@@ -260,20 +280,18 @@ impl Node {
         Ok(json!(offer))
     }
 
-    fn events(&mut self, filter: &EventFilter) -> Result<Value, Problem> {
-        let events = self
-            .reader
-            .events(filter)
-            .map_err(|error| unreadable(&error))?;
-        Ok(events
-            .into_iter()
-            .map(|(sequence, mut event)| {
+    fn events(&mut self, filter: EventFilter) -> Result<Rows, Problem> {
+        let reader = self.ledger.reader().map_err(|error| unreadable(&error))?;
+        Ok(Rows::new(move || {
+            let events = reader.events(&filter).map_err(|error| unreadable(&error))?;
+            Ok(events.into_iter().map(|(sequence, text)| {
+                let mut event = json!(text);
                 if let Value::Object(fields) = &mut event {
                     fields.insert("seq".into(), json!(sequence));
                 }
                 event
-            })
-            .collect())
+            }))
+        }))
     }
 
     async fn change(
@@ -388,6 +406,25 @@ impl Node {
         removed
             .map(|removed| json!({ "dry_run": dry_run, "removed": removed }))
             .map_err(|failure| Problem::new(500, "not everything was removed", failure))
+    }
+}
+
+/// What is known of a machine's interfaces on this node.
+#[derive(Default)]
+struct Ends {
+    interfaces: Vec<String>,
+    links: Vec<String>,
+}
+
+impl Ends {
+    /// The machine's status with them.
+    fn status(mut self, engine: &Engine, machine: &MachineId, now: Timestamp) -> Option<Status> {
+        self.interfaces.sort();
+        Some(Status {
+            interfaces: self.interfaces,
+            links: self.links,
+            ..engine.status(machine, now)?
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use tracing::{debug, error, info};
 
 use super::{
     RETRY,
-    enforce::Which,
+    apply::Which,
     limits::{Absolute, Account, Indices, Spent},
     node::Node,
     open::Failure,
@@ -44,6 +44,8 @@ pub(crate) struct Arms {
     groups: BTreeMap<u32, Vec<IpNet>>,
     /// Whether groups of an earlier run have been looked for.
     knows_groups: bool,
+    /// Machines whose limits could not be armed, and of which that was said.
+    failing: BTreeSet<MachineId>,
 }
 
 impl Arms {
@@ -197,12 +199,7 @@ impl Node {
             let Some(index) = self.arms.indices.get(machine) else {
                 continue;
             };
-            let boundaries = if self.config.dry_run {
-                Vec::new()
-            } else {
-                self.engine.boundaries(machine, now)
-            };
-            let what = format!("limits of {machine}");
+            let boundaries = self.engine.boundaries(machine, now);
             let stands = match (self.wanted(machine), policed.get(machine)) {
                 (Enforcement::Throttle(rate), Some((policed, all))) => {
                     Enforcement::Throttle(BitsPerSecond(rate.0 / all * policed))
@@ -212,11 +209,11 @@ impl Node {
             match self.arm_one(machine, index, standing(stands), &boundaries) {
                 Ok(is_new) => {
                     again |= is_new;
-                    self.tally.say_again(&what);
+                    self.arms.failing.remove(machine);
                 }
                 Err(failure) => {
                     self.tally.enforcement_failures += 1;
-                    if self.tally.say_once(what) {
+                    if self.arms.failing.insert(machine.clone()) {
                         error!(machine = %machine, "{failure}");
                     }
                 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tracing::error;
 
 use super::{
-    enforce::Which,
+    apply::Which,
     node::{CycleError, Node},
     open::Failure,
     records,

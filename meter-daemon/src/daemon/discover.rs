@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tracing::{error, info};
 
 use super::{
-    enforce::Which,
+    apply::{TURN, Which},
     node::{self, CycleError, Node},
     records::{self, Basis},
 };
@@ -402,7 +402,8 @@ impl Node {
                 Err(failure) => outcome = Err(failure.into()),
             }
         }
-        self.release_links(&Which::Changed).await;
+        let until = clock::now().monotonic + TURN;
+        self.release_links(&Which::Changed, until).await;
         self.measure_last(&left).await?;
         self.release_entries();
         for record in leaving {
@@ -412,7 +413,8 @@ impl Node {
             {
                 self.interfaces.forget(ifindex);
                 self.quiet.give_up(ifindex);
-                for what in ["attach", "drift", "enforce", "unknown"] {
+                self.drifting.remove(&ifindex);
+                for what in ["attach", "enforce", "unknown"] {
                     self.tally.say_again(&format!("{what} {ifindex}"));
                 }
             }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    enforce::Which,
+    apply::Which,
     node::Node,
     share::{Demand, aim, shares},
 };

@@ -4,14 +4,12 @@
 //! then the program sends packets there. Lifting goes the other way round. A crash at any
 //! point leaves a note by which the next start finishes the work.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use tracing::{info, warn};
 
 use super::{
+    apply::Which,
     discover::Left,
     hindered::EnforceError,
     node::Node,
@@ -34,94 +32,9 @@ use crate::{
     ledger::{HostNote, Shaped, SlotRecord},
 };
 
-/// The interfaces that are looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Which {
-    All,
-    /// Those of which we know that something else is wanted by now.
-    Changed,
-    /// By ifindex.
-    These(BTreeSet<u32>),
-}
-
 impl Node {
-    /// Makes interfaces what the engine wants them to be, where a look is due: what stands is not
-    /// looked at for every question, and at every change of a single qdisc, as a look takes a
-    /// third of a millisecond. Failures are said once, counted, and tried again with the next
-    /// poll.
-    pub(super) async fn apply_to(&mut self, which: Which) {
-        let interfaces = self.interfaces_per_machine();
-        let records: Vec<SlotRecord> = self
-            .slots
-            .iter()
-            .filter(|record| !self.closing.contains(&record.counter.slot))
-            .filter(|record| {
-                let ifindex = record.interface.ifindex;
-                self.wanted(&record.machine) != Enforcement::None
-                    || self.enforcer.touches(ifindex)
-                    || self.enforcer.verdict(record) != Some(Verdict::Pass)
-            })
-            .filter(|record| match &which {
-                Which::All => true,
-                Which::Changed => !self.stands_as_wanted(record, &interfaces),
-                Which::These(these) => these.contains(&record.interface.ifindex),
-            })
-            .cloned()
-            .collect();
-        let changing = records
-            .iter()
-            .filter(|record| !self.stands_as_wanted(record, &interfaces))
-            .count();
-        // Many at once, e.g. when a period begins, would hold up everybody for minutes.
-        let _expedited = self.programs.expedited(changing);
-        let mut throttled = BTreeSet::new();
-        for record in records {
-            let wanted = self.wanted(&record.machine);
-            if matches!(wanted, Enforcement::Throttle(_)) {
-                throttled.insert(record.machine.clone());
-            }
-            let stopped = self.stop_or_pass(&record, verdict(wanted));
-            let shaped = match self.rate(&record, &interfaces) {
-                Some(rate) => self.throttle(&record, rate).await,
-                None if self.enforcer.touches(record.interface.ifindex) => self.lift(&record).await,
-                None => Ok(()),
-            };
-            let linked = self.hold_link(&record).await;
-            self.said(&record, stopped.and(shaped).and(linked));
-        }
-        self.release_links(&which).await;
-        self.police_the_rest(&throttled);
-    }
-
-    /// Whether what is wanted of an interface stands, as far as we know without looking.
-    pub(super) fn stands(&self, record: &SlotRecord) -> bool {
-        self.stands_as_wanted(record, &self.interfaces_per_machine())
-    }
-
-    /// Whether a throttle stands otherwise: where a root stands that is not ours to replace, the
-    /// program polices.
-    pub(super) async fn polices(&self, record: &SlotRecord) -> bool {
-        let ifindex = record.interface.ifindex;
-        let found = self.enforcer.shaping.inspect(ifindex).await;
-        found.is_ok_and(|found| matches!(found.root, Root::Foreign { .. }))
-            && matches!(self.wanted(&record.machine), Enforcement::Throttle(_))
-            && self.enforcer.verdict(record) == Some(Verdict::Pass)
-            && self.link_stands(ifindex)
-    }
-
-    fn stands_as_wanted(&self, record: &SlotRecord, interfaces: &BTreeMap<MachineId, u64>) -> bool {
-        let touched = self.enforcer.touched.get(&record.interface.ifindex);
-        let stands = match self.rate(record, interfaces) {
-            None => touched.is_none(),
-            rate => record.shaped.is_some() && touched.is_some_and(|it| it.rate == rate),
-        };
-        stands
-            && self.enforcer.verdict(record) == Some(verdict(self.wanted(&record.machine)))
-            && self.link_stands(record.interface.ifindex)
-    }
-
     /// What an interface is to be shaped to, if it is.
-    fn rate(
+    pub(super) fn rate(
         &self,
         record: &SlotRecord,
         interfaces: &BTreeMap<MachineId, u64>,
@@ -146,7 +59,11 @@ impl Node {
         self.said(record, outcome);
     }
 
-    fn stop_or_pass(&mut self, record: &SlotRecord, wanted: Verdict) -> Result<(), EnforceError> {
+    pub(super) fn stop_or_pass(
+        &mut self,
+        record: &SlotRecord,
+        wanted: Verdict,
+    ) -> Result<(), EnforceError> {
         if self.enforcer.verdict(record) == Some(wanted) {
             return Ok(());
         }
@@ -175,24 +92,10 @@ impl Node {
     }
 
     pub(super) fn wanted(&self, machine: &MachineId) -> Enforcement {
-        if self.config.dry_run {
-            Enforcement::None
-        } else {
-            self.engine.enforcement(machine)
-        }
+        self.engine.enforcement(machine)
     }
 
-    fn interfaces_per_machine(&self) -> BTreeMap<MachineId, u64> {
-        let mut count = BTreeMap::new();
-        for record in self.slots.iter() {
-            if !self.closing.contains(&record.counter.slot) {
-                *count.entry(record.machine.clone()).or_default() += 1;
-            }
-        }
-        count
-    }
-
-    async fn throttle(
+    pub(super) async fn throttle(
         &mut self,
         record: &SlotRecord,
         rate: BitsPerSecond,
@@ -415,7 +318,7 @@ impl Node {
         Ok(())
     }
 
-    async fn lift(&mut self, record: &SlotRecord) -> Result<(), EnforceError> {
+    pub(super) async fn lift(&mut self, record: &SlotRecord) -> Result<(), EnforceError> {
         // What came through up to now, while the shapers still say so.
         self.measure_one(record.counter.slot).await?;
         self.take_down(record, LIFTED).await
@@ -520,7 +423,7 @@ impl Node {
 const LIFTED: &str = "throttle lifted";
 
 /// What the program is to do with packets.
-fn verdict(wanted: Enforcement) -> Verdict {
+pub(super) fn verdict(wanted: Enforcement) -> Verdict {
     match wanted {
         Enforcement::Suspend => Verdict::Suspended,
         Enforcement::Cap {

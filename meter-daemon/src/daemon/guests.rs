@@ -2,9 +2,14 @@
 //! know it a moment earlier. It asks and changes nothing; what hooks assigned by hand is
 //! kept as notes in the ledger.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     config::{self, Claim, Config, Hypervisor, LinkFacts, Owner},
@@ -33,6 +38,8 @@ pub(crate) struct Guests {
     libvirt: Libvirt,
     proxmox: Proxmox,
     looked: Option<Duration>,
+    /// Whose files cannot be read at present: that is said once.
+    unreadable: Mutex<BTreeSet<&'static str>>,
     /// What hooks said of guests whose file is not written yet.
     told: BTreeMap<u32, config::Guest>,
     /// Whose hooks said that interfaces are.
@@ -73,6 +80,7 @@ impl Guests {
             libvirt: Libvirt::default(),
             proxmox: Proxmox::default(),
             looked: None,
+            unreadable: Mutex::default(),
             told: BTreeMap::new(),
             assigned: recorded.clone(),
             recorded,
@@ -134,10 +142,9 @@ impl Guests {
             return false;
         }
         self.looked = Some(now);
-        self.libvirt.look().unwrap_or_else(|error| {
-            warn!("libvirt's files: {error}; whose interfaces are stays as it was");
-            false
-        })
+        let looked = self.libvirt.look();
+        self.complain("libvirt", looked.as_ref().err());
+        looked.unwrap_or(false)
     }
 
     /// Whose an interface is.
@@ -196,16 +203,30 @@ impl Guests {
             }
         }
         if config.asks(Hypervisor::Proxmox) && Proxmox::gives_out(&link.name) {
-            return match self.proxmox.owner(&link.name) {
+            let asked = self.proxmox.owner(&link.name);
+            self.complain("Proxmox VE", asked.as_ref().err());
+            return match asked {
                 Ok(Some(owner)) => guest(Hypervisor::Proxmox, &owner),
-                Ok(None) => Owner::Unknown,
-                Err(error) => {
-                    warn!(interface = link.name, "Proxmox VE's files: {error}");
-                    Owner::Unknown
-                }
+                Ok(None) | Err(_) => Owner::Unknown,
             };
         }
         Owner::Unasked
+    }
+
+    /// A lasting fault is said once, and its end once.
+    fn complain(&self, whose: &'static str, fault: Option<&io::Error>) {
+        let mut unreadable = self
+            .unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match fault {
+            Some(error) if unreadable.insert(whose) => warn!(
+                "{whose}'s files: {error}; whose interfaces are stays as it was, and new ones are \
+                 nobody's until the files can be read"
+            ),
+            None if unreadable.remove(whose) => info!("{whose}'s files can be read again"),
+            _ => {}
+        }
     }
 
     /// The interfaces that nobody has told whose they are.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     answers::{cannot_record, unreadable},
-    enforce::Which,
+    apply::Which,
     known::Known,
     node::Node,
     open::Failure,

@@ -17,7 +17,7 @@ use self::{
     notes::{Note, Phase},
     words::{given_back, to_be_put_back},
 };
-use super::{enforce::Which, hindered::EnforceError, node::Node, records};
+use super::{apply::Which, hindered::EnforceError, node::Node, records};
 use crate::{
     engine::{Enforcement, units::MachineId},
     host::{
@@ -175,8 +175,9 @@ impl Node {
         }
     }
 
-    /// Gives back the links that are not to be down any more.
-    pub(super) async fn release_links(&mut self, which: &Which) {
+    /// Gives back the links that are not to be down any more; those that are not within the time,
+    /// which is told by the monotonic clock, wait for the next turn.
+    pub(super) async fn release_links(&mut self, which: &Which, until: Duration) {
         self.forget_earlier_boots();
         let due: Vec<u32> = self
             .links
@@ -191,6 +192,10 @@ impl Node {
             .filter(|ifindex| !self.is_to_be_down(*ifindex))
             .collect();
         for ifindex in due {
+            if clock::now().monotonic > until {
+                self.unfinished.insert(ifindex);
+                continue;
+            }
             if let Err(failure) = self.give_back(ifindex).await {
                 self.tally.enforcement_failures += 1;
                 if self.tally.say_once(format!("link back {ifindex}")) {

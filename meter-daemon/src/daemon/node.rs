@@ -14,10 +14,10 @@ use jiff::Timestamp;
 use tracing::{error, info, warn};
 
 use super::{
+    apply::Which,
     arm::Arms,
     audit::Audit,
     drops::Drops,
-    enforce::Which,
     interfaces::Interfaces,
     known::Known,
     linkdown::HeldLinks,
@@ -71,6 +71,8 @@ pub(crate) struct Node {
     pub(super) first_since: Vec<Slot>,
     pub(super) known: Known,
     pub(super) audit: Audit,
+    /// Interfaces of which it was said that the counts differ.
+    pub(super) drifting: BTreeSet<u32>,
     pub(super) drops: Drops,
     /// Slot by ifindex, where our programs stand.
     pub(super) attached: BTreeMap<u32, u32>,
@@ -82,12 +84,16 @@ pub(crate) struct Node {
     pub(super) qdiscs_changed: BTreeSet<u32>,
     /// Interfaces whose link is not what it should be.
     pub(super) links_changed: BTreeSet<u32>,
+    /// Interfaces that had to wait for another turn of the loop.
+    pub(super) unfinished: BTreeSet<u32>,
     /// The last round failed: time alone brings no other before then, by the monotonic clock.
     pub(super) patience: Option<Duration>,
     /// Link events were lost.
     pub(super) overrun: bool,
     /// Something was recorded, or a limit reached, and what follows from it was not done yet.
     pub(super) unapplied: bool,
+    /// Answered at length: what that took of memory is given back then, by the monotonic clock.
+    pub(super) tidy: Option<Duration>,
     /// Slots whose interface is gone or has another owner: their next delta is the last.
     pub(super) closing: BTreeSet<Slot>,
     /// Up to when everything is in the ledger.
@@ -125,11 +131,7 @@ struct Observed {
 impl Node {
     /// Reads the counters and does all that follows.
     pub(crate) async fn poll(&mut self) -> Result<(), CycleError> {
-        let started = clock::now().monotonic;
         self.measure().await?;
-        self.tally
-            .polls
-            .observe(clock::now().monotonic.saturating_sub(started));
         self.arm_and_apply(Which::All).await;
         Ok(())
     }
@@ -451,10 +453,11 @@ impl Node {
                 shaped,
                 dropped(reading),
             );
-            let what = format!("drift {}", link.ifindex);
             match found {
-                None => self.tally.say_again(&what),
-                Some((direction, moved, drift)) if self.tally.say_once(what) => warn!(
+                None => {
+                    self.drifting.remove(&link.ifindex);
+                }
+                Some((direction, moved, drift)) if self.drifting.insert(link.ifindex) => warn!(
                     interface = link.name,
                     direction = ["received", "sent"][direction],
                     kernel = moved.0,

@@ -13,7 +13,7 @@ use super::{
     period::Period,
     plan::Terms,
     record::{Changes, Kept, KeptMachine, MachineChange},
-    step::{Engine, Machines},
+    step::{Engine, Machines, earliest},
     units::{AccountId, MachineId},
 };
 
@@ -89,6 +89,7 @@ impl Engine {
         Ok(Self {
             terms,
             settings,
+            wake: earliest(&machines),
             machines: Arc::new(machines),
             books: Arc::new(books),
             clock,

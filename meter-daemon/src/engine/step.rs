@@ -36,6 +36,8 @@ pub struct Engine {
     pub(crate) clock: Timestamp,
     /// Whether the terms name machines or accounts that were never seen.
     pub(crate) unseen: bool,
+    /// The earliest instant at which some machine must be judged, as of the last step.
+    pub(crate) wake: Option<Timestamp>,
     /// How many periods were closed, ever, and those since this engine was made or cloned.
     pub(crate) closings: usize,
     pub(crate) closed: Vec<(MachineId, Running)>,
@@ -50,6 +52,7 @@ impl Clone for Engine {
             books: Arc::clone(&self.books),
             clock: self.clock,
             unseen: self.unseen,
+            wake: self.wake,
             closings: self.closings,
             // What closed before is the original's to tell: the list would grow for ever.
             closed: Vec::new(),
@@ -115,16 +118,14 @@ impl Engine {
         } = desk;
         self.closings += closed.len();
         self.closed.extend(closed);
+        self.wake = earliest(&self.machines);
         effects
     }
 
     /// The earliest instant at which a step must run though nothing new came.
     #[must_use]
-    pub fn deadline(&self) -> Option<Timestamp> {
-        self.machines
-            .values()
-            .filter_map(|machine| machine.wake)
-            .min()
+    pub const fn deadline(&self) -> Option<Timestamp> {
+        self.wake
     }
 
     /// Every machine that is configured or was discovered, and is not cancelled.
@@ -157,6 +158,11 @@ impl Engine {
         let machine = self.machines.get(machine)?;
         Some(&machine.record.zone)
     }
+}
+
+/// Reckoned once a step: the loop asks for it at each of its turns.
+pub(crate) fn earliest(machines: &Machines) -> Option<Timestamp> {
+    machines.values().filter_map(|machine| machine.wake).min()
 }
 
 /// The traffic of a step, by machine.

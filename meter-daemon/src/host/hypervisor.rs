@@ -1,5 +1,6 @@
 //! What hypervisors say of their guests' interfaces, from their own files. It reads and
-//! changes nothing, and asks no hypervisor's daemon: that one may be waiting for us.
+//! changes nothing, and asks no hypervisor's daemon: that one may be waiting for us. Nor does
+//! it wait for their files: what does not answer in a moment is not known in that moment.
 //!
 //! libvirt keeps each running domain's live definition in `/run/libvirt/<driver>/<name>.xml`
 //! (`stateDir` of src/qemu/qemu_conf.c); there, and not in `/etc/libvirt`, `<target dev=…>`
@@ -10,13 +11,17 @@
 //! takes them apart by the same names), and keeps `VMID.conf` of this node's guests in
 //! `/etc/pve/qemu-server` and `/etc/pve/lxc` (pve(1), "Proxmox Cluster File System").
 
+mod aside;
+
 use std::{
     collections::BTreeMap,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use self::aside::Aside;
 use super::links::{Link, LinkKind};
 
 /// A guest in its hypervisor's words.
@@ -123,9 +128,15 @@ const LIBVIRT: [&str; 3] = ["/run/libvirt/qemu", "/run/libvirt/lxc", "/run/libvi
 /// libvirt's running domains, each file read anew only when it is another.
 #[derive(Debug)]
 pub struct Libvirt {
-    directories: Vec<PathBuf>,
-    domains: BTreeMap<PathBuf, (Stamp, Option<Domain>)>,
+    directories: Arc<[PathBuf]>,
+    domains: Arc<Domains>,
+    files: Aside<Known, io::Result<Domains>>,
 }
+
+type Domains = BTreeMap<PathBuf, (Stamp, Option<Domain>)>;
+
+/// Where to look, and what was found there last.
+type Known = (Arc<[PathBuf]>, Arc<Domains>);
 
 /// libvirt replaces a file as a whole (virFileRewrite): another inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,8 +155,9 @@ impl Default for Libvirt {
 impl Libvirt {
     fn at(directories: Vec<PathBuf>) -> Self {
         Self {
-            directories,
-            domains: BTreeMap::new(),
+            directories: directories.into(),
+            domains: Arc::default(),
+            files: Aside::new("libvirt's files", domains),
         }
     }
 
@@ -154,23 +166,12 @@ impl Libvirt {
     /// # Errors
     /// Where a directory is there and cannot be read: then all stays as it was.
     pub fn look(&mut self) -> io::Result<bool> {
-        let mut found = BTreeMap::new();
-        for directory in &self.directories {
-            for file in files(directory)? {
-                // Gone since it was listed, or no file.
-                let Some(stamp) = stamp(&file) else {
-                    continue;
-                };
-                let known = self.domains.get(&file).filter(|(known, _)| *known == stamp);
-                let domain = match known {
-                    Some((_, domain)) => domain.clone(),
-                    None => read(&file),
-                };
-                found.insert(file, (stamp, domain));
-            }
+        let known = (Arc::clone(&self.directories), Arc::clone(&self.domains));
+        let found = self.files.ask(known)??;
+        let changed = found != *self.domains;
+        if changed {
+            self.domains = Arc::new(found);
         }
-        let changed = found != self.domains;
-        self.domains = found;
         Ok(changed)
     }
 
@@ -196,6 +197,25 @@ impl Libvirt {
             .filter_map(|prefix| name.strip_prefix(prefix))
             .any(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
     }
+}
+
+fn domains((directories, known): &Known) -> io::Result<Domains> {
+    let mut found = Domains::new();
+    for directory in directories.iter() {
+        for file in files(directory)? {
+            // Gone since it was listed, or no file.
+            let Some(stamp) = stamp(&file) else {
+                continue;
+            };
+            let known = known.get(&file).filter(|(known, _)| *known == stamp);
+            let domain = match known {
+                Some((_, domain)) => domain.clone(),
+                None => read(&file),
+            };
+            found.insert(file, (stamp, domain));
+        }
+    }
+    Ok(found)
 }
 
 /// None where there is no such directory: that driver does not run.
@@ -240,37 +260,34 @@ fn read(file: &Path) -> Option<Domain> {
 #[derive(Debug)]
 pub struct Proxmox {
     directory: PathBuf,
+    files: Mutex<Aside<Asked, io::Result<Option<Guest>>>>,
 }
+
+/// The directory, and an interface's name.
+type Asked = (PathBuf, String);
 
 impl Default for Proxmox {
     fn default() -> Self {
-        Self {
-            directory: "/etc/pve".into(),
-        }
+        Self::at("/etc/pve".into())
     }
 }
 
 impl Proxmox {
+    fn at(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            files: Mutex::new(Aside::new("/etc/pve", guest_of)),
+        }
+    }
+
     /// The guest that an interface of this name belongs to; `None` where there is no such
     /// guest on this node.
     ///
     /// # Errors
     /// Where the files cannot be read: they are the cluster's, whose service may be down.
     pub fn owner(&self, interface: &str) -> io::Result<Option<Guest>> {
-        let Some((folder, key, vmid)) = proxmox_name(interface) else {
-            return Ok(None);
-        };
-        // A whole /etc/pve that is empty is one that is not mounted.
-        fs::metadata(self.directory.join(folder))?;
-        let file = self.directory.join(folder).join(format!("{vmid}.conf"));
-        match fs::read_to_string(&file) {
-            Ok(text) => Ok(Some(Guest {
-                id: vmid.to_owned(),
-                name: configured(&text, key).unwrap_or(vmid).to_owned(),
-            })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.ask((self.directory.clone(), interface.to_owned()))?
     }
 
     /// Whether Proxmox VE gives out such names.
@@ -283,6 +300,22 @@ impl Proxmox {
     #[must_use]
     pub fn vmid(name: &str) -> Option<&str> {
         proxmox_name(name).map(|(_, _, vmid)| vmid)
+    }
+}
+
+fn guest_of((directory, interface): &Asked) -> io::Result<Option<Guest>> {
+    let Some((folder, key, vmid)) = proxmox_name(interface) else {
+        return Ok(None);
+    };
+    // A whole /etc/pve that is empty is one that is not mounted.
+    fs::metadata(directory.join(folder))?;
+    match fs::read_to_string(directory.join(folder).join(format!("{vmid}.conf"))) {
+        Ok(text) => Ok(Some(Guest {
+            id: vmid.to_owned(),
+            name: configured(&text, key).unwrap_or(vmid).to_owned(),
+        })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -26,7 +26,6 @@
 
 mod entry;
 mod seen;
-mod wire;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,11 +40,11 @@ pub use self::entry::Entry;
 use self::{
     entry::{AF_BRIDGE, AF_INET, AF_INET6, Kind, NTF_PROXY},
     seen::Seen,
-    wire::Wire,
 };
 use super::{
     links::AdminState,
     netlink::{NetlinkError, u32_at, written},
+    wire::Wire,
 };
 
 /// Sets links down and up, and knows what they lose, in the network namespace it was opened in.

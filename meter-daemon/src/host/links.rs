@@ -9,13 +9,14 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage},
+    link::{LinkAttribute, LinkFlags, LinkMessage},
     tc::TcMessage,
 };
 use rtnetlink::LinkUnspec;
 
 use super::netlink::{
-    self, Events, Netlink, NetlinkError, Requests, attribute, text, u32_at, u64_at, values,
+    self, Events, Netlink, NetlinkError, Requests, attribute, attributes, text, u32_at, u64_at,
+    values,
 };
 use crate::engine::units::Bytes;
 
@@ -188,21 +189,25 @@ fn change(message: &RouteNetlinkMessage) -> Option<LinkChange> {
 
 /// Every interface there is, by ifindex.
 pub(super) fn dump(requests: &mut Requests) -> Result<Vec<Link>, NetlinkError> {
-    let mut everything = LinkMessage::default();
+    const IFLA_EXT_MASK: u16 = 29;
     // IPv6's statistics, which the kernel would add up over all CPUs; the link's own come all
     // the same.
-    everything.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
-    let everything = RouteNetlinkMessage::GetLink(everything);
-    let found = requests.dump(
-        "list the network interfaces",
-        &everything,
-        |reply| match reply {
-            RouteNetlinkMessage::NewLink(message) => link(message),
-            _ => None,
-        },
-    )?;
+    const RTEXT_FILTER_SKIP_STATS: u32 = 8;
+
+    let mask = RTEXT_FILTER_SKIP_STATS.to_ne_bytes().to_vec();
+    let everything = [vec![0; HEADER], netlink::written([(IFLA_EXT_MASK, mask)])].concat();
     // Where a dump was interrupted the attempts follow one another: the last word counts.
-    let links: BTreeMap<u32, Link> = found.into_iter().map(|link| (link.ifindex, link)).collect();
+    let mut links: BTreeMap<u32, Link> = BTreeMap::new();
+    let attempt = "list the network interfaces";
+    requests
+        .wire()
+        .each(attempt, libc::RTM_GETLINK, &everything, |message| {
+            if message.kind == libc::RTM_NEWLINK
+                && let Some(link) = written(&message.body)
+            {
+                links.insert(link.ifindex, link);
+            }
+        })?;
     Ok(links.into_values().collect())
 }
 
@@ -247,6 +252,9 @@ pub(super) fn set(
     requests.wait(&format!("set interface {ifindex} {word}"), answer)
 }
 
+/// `struct ifinfomsg`.
+const HEADER: usize = 16;
+
 /// The link that a message is about. `None` for what is not about one: a bridge tells of its
 /// ports in the same words (AF_BRIDGE, where RTM_DELLINK means that a port has left the
 /// bridge), and a radio of its scans (without statistics).
@@ -255,27 +263,47 @@ fn link(message: &LinkMessage) -> Option<Link> {
     if header.interface_family != AddressFamily::Unspec {
         return None;
     }
+    let up = header.flags.contains(LinkFlags::Up);
+    said(header.index, up, values(&message.attributes))
+}
+
+/// The same of a message as the kernel writes it.
+fn written(body: &[u8]) -> Option<Link> {
+    const IFF_UP: u32 = 1;
+    if *body.first()? != 0 {
+        return None;
+    }
+    let up = u32_at(body, 8)? & IFF_UP != 0;
+    said(u32_at(body, 4)?, up, attributes(body.get(HEADER..)?))
+}
+
+fn said<V: AsRef<[u8]>>(
+    ifindex: u32,
+    up: bool,
+    attributes: impl Iterator<Item = (u16, V)>,
+) -> Option<Link> {
     let (mut name, mut mac, mut mtu, mut kernel, mut below) = (None, None, 0, None, None);
     let mut kind = LinkKind::Other(String::new());
-    for (number, value) in values(&message.attributes) {
+    for (number, value) in attributes {
+        let value = value.as_ref();
         match number {
-            libc::IFLA_IFNAME => name = Some(text(&value)),
+            libc::IFLA_IFNAME => name = Some(text(value)),
             libc::IFLA_ADDRESS => mac = value.try_into().ok(),
-            libc::IFLA_MTU => mtu = u32_at(&value, 0)?,
-            libc::IFLA_LINK => below = u32_at(&value, 0),
-            libc::IFLA_STATS64 => kernel = counters(&value),
-            libc::IFLA_LINKINFO => kind = link_kind(&value),
+            libc::IFLA_MTU => mtu = u32_at(value, 0)?,
+            libc::IFLA_LINK => below = u32_at(value, 0),
+            libc::IFLA_STATS64 => kernel = counters(value),
+            libc::IFLA_LINKINFO => kind = link_kind(value),
             _ => {}
         }
     }
     Some(Link {
-        ifindex: header.index,
+        ifindex,
         name: name?,
         mac,
         // Of others it is a lower device, or a peer.
         vlan_of: below.filter(|_| kind == LinkKind::Other("vlan".to_owned())),
         kind,
-        up: header.flags.contains(LinkFlags::Up),
+        up,
         mtu,
         kernel: kernel?,
     })

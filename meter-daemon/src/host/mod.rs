@@ -39,4 +39,5 @@ mod takeover;
 mod tc;
 mod tcx;
 mod verbatim;
+mod wire;
 mod words;

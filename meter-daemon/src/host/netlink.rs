@@ -22,7 +22,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::verbatim::{self, Verbatim};
+use super::{
+    verbatim::{self, Verbatim},
+    wire::Wire,
+};
 
 /// The kernel answers while it is being asked; past this, something is badly wrong with it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -136,15 +139,18 @@ pub(super) struct Requests {
     /// Several requests in one system call: rtnetlink's own handle sends one at a time, and a
     /// daemon that is killed between two of them would leave half a root behind.
     batches: ConnectionHandle<RouteNetlinkMessage>,
+    /// For what is long, and read as it comes.
+    wire: Wire,
     connections: [JoinHandle<()>; 2],
 }
 
 impl Requests {
     fn open() -> Result<Self, NetlinkError> {
-        Self::connect().map_err(|error| NetlinkError::new("open an rtnetlink socket", error))
+        let wire = Wire::open()?;
+        Self::connect(wire).map_err(|error| NetlinkError::new("open an rtnetlink socket", error))
     }
 
-    fn connect() -> io::Result<Self> {
+    fn connect(wire: Wire) -> io::Result<Self> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -166,7 +172,13 @@ impl Requests {
             runtime: Some(runtime),
             handle,
             batches,
+            wire,
         })
+    }
+
+    /// Messages as the kernel writes them.
+    pub(super) fn wire(&mut self) -> &mut Wire {
+        &mut self.wire
     }
 
     /// What can be asked of links; the answer is for [`Requests::wait`].

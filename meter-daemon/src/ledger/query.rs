@@ -2,6 +2,8 @@
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter, types::Value};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use super::{
     CommandRecord, Resolution, UsageRow,
@@ -216,7 +218,7 @@ pub struct EventFilter {
 pub(super) fn events(
     connection: &Connection,
     filter: &EventFilter,
-) -> rusqlite::Result<Vec<(u64, serde_json::Value)>> {
+) -> rusqlite::Result<Vec<(u64, Box<RawValue>)>> {
     let mut conditions = vec!["1"];
     let mut values: Vec<Value> = Vec::new();
     if let Some(machine) = &filter.machine {
@@ -256,7 +258,7 @@ pub(super) fn sequence(row: i64) -> u64 {
 }
 
 /// What a text column holds.
-pub(super) fn json(text: String) -> rusqlite::Result<serde_json::Value> {
+pub(super) fn json<T: DeserializeOwned>(text: String) -> rusqlite::Result<T> {
     serde_json::from_str(&text).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error))
     })

@@ -7,6 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags};
+use serde_json::value::RawValue;
 
 use super::{
     CommandRecord, EventFilter, Holdings, LedgerError, Queued, Resolution, Seed, UsageRow,
@@ -77,14 +78,11 @@ impl Reader {
         })
     }
 
-    /// Events with their sequence numbers, oldest first.
+    /// Events with their sequence numbers, oldest first, each as the JSON that was recorded.
     ///
     /// # Errors
     /// Why they could not be read.
-    pub fn events(
-        &self,
-        filter: &EventFilter,
-    ) -> Result<Vec<(u64, serde_json::Value)>, LedgerError> {
+    pub fn events(&self, filter: &EventFilter) -> Result<Vec<(u64, Box<RawValue>)>, LedgerError> {
         self.read("reading events", |connection| {
             query::events(connection, filter)
         })

@@ -51,7 +51,7 @@ fn two_capabilities_suffice_from_the_first_start_to_leaving() {
             assert_eq!(programs.attached().unwrap()[0].hooks, Hooks::Both);
             assert_eq!(packets(&programs, 0), [10, 10]);
             let removed = detach_all(&arena.pin_directory()).unwrap();
-            assert_eq!((removed.links + removed.filters, removed.maps), (2, 11));
+            assert_eq!((removed.links + removed.filters, removed.maps), (2, 12));
         });
     });
 }

@@ -51,7 +51,7 @@ fn detach_removes_programs_links_maps_and_folders_and_twice_is_fine() {
             Removed {
                 links: 5,
                 filters: 0,
-                maps: 11,
+                maps: 12,
             }
         );
         for guest in &guests {

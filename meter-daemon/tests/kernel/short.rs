@@ -65,7 +65,7 @@ fn frames() -> Vec<(&'static str, Vec<u8>, u32)> {
     v6[22..24].copy_from_slice(&[0x20, 1]);
     let tagged = Frame::ethernet(IPV4).tag(IPV4).ipv4(17, 0).udp(1);
     vec![
-        ("IPv4", v4.clone().payload(100), 0),
+        ("IPv4", v4.payload(100), 0),
         ("IPv4 of others", other, 0),
         ("IPv6, from 2001::", v6, 0),
         ("a tag", tagged.payload(100), 0),
@@ -128,7 +128,8 @@ fn a_packet_on_the_short_way_fares_as_on_the_long_one() {
         for (name, machine) in machines() {
             for (kind, frame, segment) in frames() {
                 let by_short = fares(&mut short, machine, &frame, segment);
-                let by_long = fares(&mut long, machine, &frame, segment);
+                // And looks up whatever comes.
+                let by_long = fares(&mut long, with(machine, 15, 0), &frame, segment);
                 assert_eq!(by_short, by_long, "{name}, {kind}");
             }
         }

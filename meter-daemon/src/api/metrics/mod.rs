@@ -3,25 +3,27 @@
 mod families;
 mod text;
 
-use std::{convert::Infallible, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use axum::{
     Router,
-    body::Body,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use futures_util::stream;
 use jiff::Timestamp;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
-    task,
 };
 
 use self::text::Dialect;
-use super::{Answer, Ask, Call, Limits, Peer, door::ask_loop, server};
+use super::{
+    Answer, Ask, Call, Limits, Peer,
+    door::ask_loop,
+    paged::{self, Ended},
+    server,
+};
 use crate::engine::{
     event::State,
     units::{AccountId, BitsPerSecond, Bytes, MachineId, PlanName},
@@ -183,22 +185,25 @@ async fn scrape(calls: &mpsc::Sender<Call>, headers: &HeaderMap) -> Response {
                 .get(header::ACCEPT)
                 .and_then(|accept| accept.to_str().ok());
             let dialect = Dialect::wanted(accept.unwrap_or_default());
-            // In pages, so that the text of ten thousand machines is never in memory at once,
-            // and on a thread of its own, since writing it takes longer than a task may.
-            let (pages, mut written) = mpsc::channel(1);
-            task::spawn_blocking(move || {
-                let hand_on = |page| pages.blocking_send(page).map_err(|_| fmt::Error);
-                // It fails when the scraper is gone, and then there is nobody to tell.
-                let _ = text::write(figures, dialect, hand_on);
+            let written = paged::body(LIMITS.answer, move |pages| {
+                let hand_on = |page: String| paged::hand_on(pages, Ok(page.into()));
+                text::write(figures, dialect, |page| {
+                    hand_on(page).map_err(|_| fmt::Error)
+                })
+                .map_err(|_| Ended)
             });
-            let body = Body::from_stream(stream::poll_fn(move |context| {
-                let page = written.poll_recv(context);
-                page.map(|page| page.map(Ok::<String, Infallible>))
-            }));
-            return ([(header::CONTENT_TYPE, dialect.content_type())], body).into_response();
+            match written.await {
+                Ok(body) => {
+                    return ([(header::CONTENT_TYPE, dialect.content_type())], body)
+                        .into_response();
+                }
+                Err(problem) => problem.to_string(),
+            }
         }
         Ok(Answer::Problem(problem)) | Err(problem) => problem.to_string(),
-        Ok(Answer::Json(_)) => "the daemon answered with JSON; a defect of meterd".to_owned(),
+        Ok(Answer::Json(_) | Answer::Rows(_)) => {
+            "the daemon answered with JSON; a defect of meterd".to_owned()
+        }
     };
     (StatusCode::SERVICE_UNAVAILABLE, problem).into_response()
 }
@@ -210,7 +215,7 @@ mod tests {
     use super::*;
 
     /// What a scraper gets from a loop that answers with `answer`, and what it asked for.
-    async fn scraped(path: &str, accept: &str, answer: Answer) -> (String, Vec<Ask>) {
+    async fn scraped(path: &str, accept: &str, answer: impl Fn() -> Answer) -> (String, Vec<Ask>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (calls, mut called) = mpsc::channel::<Call>(1);
@@ -231,7 +236,7 @@ mod tests {
                     }
                     Some(call) = called.recv() => {
                         asked.push(call.ask);
-                        call.answer.send(answer.clone()).unwrap();
+                        call.answer.send(answer()).unwrap();
                     }
                 }
             }
@@ -251,12 +256,13 @@ mod tests {
             interface: format!("tap{number}i0"),
             ..InterfaceFigures::default()
         });
-        let figures = Answer::Metrics(Box::new(Figures {
+        let figures = Figures {
             interfaces: interfaces.collect(),
             version: "0.1.0".to_owned(),
             ..Figures::default()
-        }));
-        let (reply, asked) = scraped("/metrics", "", figures.clone()).await;
+        };
+        let figures = || Answer::Metrics(Box::new(figures.clone()));
+        let (reply, asked) = scraped("/metrics", "", figures).await;
         assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
         assert!(
             reply.contains("text/plain; version=0.0.4; charset=utf-8"),
@@ -280,7 +286,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_else_is_served_there() {
-        let nothing = Answer::Metrics(Box::default());
+        let nothing = || Answer::Metrics(Box::default());
         let (reply, asked) = scraped("/v1/machines", "", nothing).await;
         assert!(reply.starts_with("HTTP/1.1 404"), "{reply}");
         assert_eq!(asked, []);
@@ -288,7 +294,8 @@ mod tests {
 
     #[tokio::test]
     async fn without_figures_a_scrape_fails_instead_of_being_empty() {
-        let problem = Answer::Problem(super::super::Problem::new(503, "starting", "no poll yet"));
+        let problem =
+            || Answer::Problem(super::super::Problem::new(503, "starting", "no poll yet"));
         let (reply, _) = scraped("/metrics", "", problem).await;
         assert!(reply.starts_with("HTTP/1.1 503"), "{reply}");
         assert!(reply.contains("no poll yet"), "{reply}");

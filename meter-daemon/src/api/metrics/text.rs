@@ -8,14 +8,11 @@ use std::{
 
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
-use super::Figures;
+use super::{super::paged::PAGE, Figures};
 
 /// promtool 2.42's `check metrics`, which the classic text must pass, refuses the word
 /// `counter` in a name. Prometheus itself asks for OpenMetrics and gets it.
 const NOT_CLASSIC: &str = "meterd_counter_restarts";
-
-/// How many bytes are written before they are handed on.
-const PAGE: usize = 64 * 1024;
 
 /// Which text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

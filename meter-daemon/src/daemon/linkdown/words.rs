@@ -1,36 +1,29 @@
 //! What is said of links: in events, in the log, and to those who ask.
 
 use super::notes::{Note, Phase};
-use crate::{daemon::node::Node, engine::units::MachineId, host::linkdown::Entry};
+use crate::{daemon::node::Node, host::linkdown::Entry, ledger::SlotRecord};
 
 impl Node {
-    /// What stands on the links of a machine, in a sentence each.
-    pub(crate) fn link_sentences(&self, machine: &MachineId) -> Vec<String> {
-        let records = self.slots.iter().filter(|record| {
-            record.machine == *machine && !self.closing.contains(&record.counter.slot)
-        });
-        records
-            .filter_map(|record| {
-                let ifindex = record.interface.ifindex;
-                let said = match self.links.held.get(&ifindex) {
-                    _ if !self.is_to_be_down(ifindex) => {
-                        let missing = self.links.held.get(&ifindex)?.note.entries.as_slice();
-                        format!("link up, not put back yet: {}", listed(missing))
-                    }
-                    _ if self.interfaces.is_up(ifindex) => {
-                        let why = self
-                            .links
-                            .kept_up
-                            .get(&ifindex)
-                            .map_or("not down yet", |it| it);
-                        format!("packets are dropped, the link stays up: {why}")
-                    }
-                    Some(held) if held.note.phase == Phase::Down => "link down".to_owned(),
-                    _ => "link down, and not by meterd: it will stay down".to_owned(),
-                };
-                Some(format!("{}: {said}", record.name))
-            })
-            .collect()
+    /// What stands on the link of a machine's interface, if there is anything to say.
+    pub(crate) fn link_sentence(&self, record: &SlotRecord) -> Option<String> {
+        let ifindex = record.interface.ifindex;
+        let said = match self.links.held.get(&ifindex) {
+            _ if !self.is_to_be_down(ifindex) => {
+                let missing = self.links.held.get(&ifindex)?.note.entries.as_slice();
+                format!("link up, not put back yet: {}", listed(missing))
+            }
+            _ if self.interfaces.is_up(ifindex) => {
+                let why = self
+                    .links
+                    .kept_up
+                    .get(&ifindex)
+                    .map_or("not down yet", |it| it);
+                format!("packets are dropped, the link stays up: {why}")
+            }
+            Some(held) if held.note.phase == Phase::Down => "link down".to_owned(),
+            _ => "link down, and not by meterd: it will stay down".to_owned(),
+        };
+        Some(format!("{}: {said}", record.name))
     }
 
     /// It may have been renamed meanwhile.

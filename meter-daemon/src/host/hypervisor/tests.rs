@@ -137,9 +137,7 @@ fn only_generated_names_are_libvirts_before_it_says_so() {
 #[test]
 fn a_proxmox_guest_is_known_by_the_vmid_in_the_name_and_its_file_on_this_node() {
     let directory = tempfile::tempdir().unwrap();
-    let proxmox = Proxmox {
-        directory: directory.path().to_owned(),
-    };
+    let proxmox = Proxmox::at(directory.path().to_owned());
     // Not mounted: not known, which is another thing than nobody's.
     proxmox.owner("tap101i0").unwrap_err();
     for folder in ["qemu-server", "lxc"] {

@@ -132,7 +132,8 @@ fn a_restore_puts_the_ledger_aside_with_its_log_and_goes_on_from_the_backup() {
         limit: 9,
         ..EventFilter::default()
     });
-    assert_eq!(events.unwrap()[0].1["event"], "ledger-restored");
+    let (_, first) = &events.unwrap()[0];
+    assert!(first.get().contains("\"ledger-restored\""), "{first}");
     drop(ledger);
     // Aside is everything, also what only the log had.
     let aside = done.aside.unwrap();

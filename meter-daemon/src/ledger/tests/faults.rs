@@ -67,15 +67,11 @@ fn a_full_disk_changes_nothing_and_the_next_commit_takes_all() {
     assert!(full.to_string().contains("the disk is full"));
     let reader = ledger.reader().unwrap();
     assert_eq!(total(&reader, "m2", Resolution::Minute), moved(3_000, 0, 0));
-    assert_eq!(
-        reader
-            .events(&EventFilter {
-                limit: 9,
-                ..Default::default()
-            })
-            .unwrap(),
-        []
-    );
+    let filter = EventFilter {
+        limit: 9,
+        ..EventFilter::default()
+    };
+    assert_eq!(reader.events(&filter).unwrap().len(), 0);
 
     ledger
         .connection

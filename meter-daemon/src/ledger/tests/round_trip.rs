@@ -1,5 +1,7 @@
 //! What was recorded comes back.
 
+use serde_json::json;
+
 use super::*;
 use crate::engine::record::KeptMachine;
 
@@ -221,7 +223,7 @@ fn events_are_read_oldest_first_by_machine_time_and_sequence() {
         assert!(events.is_sorted_by_key(|(sequence, _)| *sequence));
         events
             .iter()
-            .map(|(_, body)| body["event"].as_str().unwrap().to_owned())
+            .map(|(_, body)| json!(body)["event"].as_str().unwrap().to_owned())
             .collect()
     };
     let all = EventFilter {

@@ -250,7 +250,7 @@ fn agrees(meter: &Meter, done: &[u64], promised: Promise) -> Result<(), String> 
     let events = reader.events(&filter).map_err(|error| error.to_string())?;
     let said: Vec<_> = events
         .iter()
-        .filter_map(|(_, e)| e["step"].as_u64())
+        .filter_map(|(_, event)| serde_json::json!(event)["step"].as_u64())
         .collect();
     if said != done {
         return Err(format!("events are of {said:?}, steps were {done:?}"));

@@ -9,17 +9,17 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use crate::host::netlink::NetlinkError;
+use super::netlink::NetlinkError;
 
 /// An interrupted dump is begun anew this often; then its last attempt counts.
 const DUMP_ATTEMPTS: usize = 8;
 
 /// A message without its netlink header.
 #[derive(Clone, Debug)]
-pub(super) struct Raw {
+pub(in crate::host) struct Raw {
     /// `RTM_*`.
-    pub(super) kind: u16,
-    pub(super) body: Vec<u8>,
+    pub(in crate::host) kind: u16,
+    pub(in crate::host) body: Vec<u8>,
 }
 
 impl NetlinkSerializable for Raw {
@@ -48,20 +48,21 @@ impl NetlinkDeserializable for Raw {
 }
 
 /// A socket of the namespace it was opened in. Each call waits for the kernel's whole answer.
-pub(super) struct Wire {
+pub(in crate::host) struct Wire {
     socket: Socket,
     /// Of the last request: what a failed one left unread is not the next one's answer.
     sequence: u32,
 }
 
-/// What came of one request.
-struct Answer {
-    messages: Vec<Raw>,
-    interrupted: bool,
+/// Whether a list is of one moment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Consistency {
+    Whole,
+    Interrupted,
 }
 
 impl Wire {
-    pub(super) fn open() -> Result<Self, NetlinkError> {
+    pub(in crate::host) fn open() -> Result<Self, NetlinkError> {
         Self::connect().map_err(|error| NetlinkError::new("open an rtnetlink socket", error))
     }
 
@@ -78,7 +79,7 @@ impl Wire {
     }
 
     /// Everything of a kind that the request in `body` does not exclude.
-    pub(super) fn dump(
+    pub(in crate::host) fn dump(
         &mut self,
         attempt: &str,
         kind: u16,
@@ -86,24 +87,47 @@ impl Wire {
     ) -> Result<Vec<Raw>, NetlinkError> {
         let mut messages = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
-            let answer = self.ask(attempt, kind, NLM_F_DUMP, body)?;
-            messages = answer.messages;
-            if !answer.interrupted {
+            messages.clear();
+            let keep = |message| messages.push(message);
+            if self.ask(attempt, kind, NLM_F_DUMP, body, keep)? == Consistency::Whole {
                 break;
             }
         }
         Ok(messages)
     }
 
+    /// The same, one after the other: a node's thousands of links whole are tens of megabytes.
+    /// Where they changed meanwhile it is begun anew, and what the attempts saw comes in order:
+    /// kernels before 6.9 may skip a link that stays when another goes, so the last attempt
+    /// alone is not the whole truth.
+    pub(in crate::host) fn each(
+        &mut self,
+        attempt: &str,
+        kind: u16,
+        body: &[u8],
+        mut each: impl FnMut(&Raw),
+    ) -> Result<(), NetlinkError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let see = |message: Raw| each(&message);
+            if self.ask(attempt, kind, NLM_F_DUMP, body, see)? == Consistency::Whole {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Asks for one thing, or to do one thing.
-    pub(super) fn request(
+    pub(in crate::host) fn request(
         &mut self,
         attempt: &str,
         kind: u16,
         flags: u16,
         body: &[u8],
     ) -> Result<Vec<Raw>, NetlinkError> {
-        Ok(self.ask(attempt, kind, flags | NLM_F_ACK, body)?.messages)
+        let mut messages = Vec::new();
+        let keep = |message| messages.push(message);
+        self.ask(attempt, kind, flags | NLM_F_ACK, body, keep)?;
+        Ok(messages)
     }
 
     fn ask(
@@ -112,13 +136,11 @@ impl Wire {
         kind: u16,
         flags: u16,
         body: &[u8],
-    ) -> Result<Answer, NetlinkError> {
+        mut keep: impl FnMut(Raw),
+    ) -> Result<Consistency, NetlinkError> {
         let failed = |error: io::Error| NetlinkError::new(attempt, error);
         self.send(kind, flags, body).map_err(failed)?;
-        let mut answer = Answer {
-            messages: Vec::new(),
-            interrupted: false,
-        };
+        let mut consistency = Consistency::Whole;
         loop {
             let (datagram, _) = self.socket.recv_from_full().map_err(failed)?;
             let mut rest = datagram.as_slice();
@@ -130,14 +152,18 @@ impl Wire {
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
-                answer.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+                if message.header.flags & NLM_F_DUMP_INTR != 0 {
+                    consistency = Consistency::Interrupted;
+                }
                 match message.payload {
-                    NetlinkPayload::Done(_) => return Ok(answer),
-                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answer),
+                    NetlinkPayload::Done(_) => return Ok(consistency),
+                    NetlinkPayload::Error(error) if error.code.is_none() => {
+                        return Ok(consistency);
+                    }
                     NetlinkPayload::Error(error) => {
                         return Err(NetlinkError::refused(attempt, &error));
                     }
-                    NetlinkPayload::InnerMessage(message) => answer.messages.push(message),
+                    NetlinkPayload::InnerMessage(message) => keep(message),
                     _ => {}
                 }
             }

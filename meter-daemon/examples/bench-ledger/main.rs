@@ -2,7 +2,8 @@
 //!
 //! Ten thousand machines with two interfaces each, all of them with traffic. First in this
 //! process: the same engine, cursors and ledger that the daemon's loop joins. Then, as root,
-//! the daemon itself on a ledger that is a year old, with as many interfaces as are asked for.
+//! the daemon itself on a ledger that is a year old, with as many real taps as are asked for,
+//! each of which sends something between two polls.
 //! A figure that misses its target is told and fails nothing; books that do not add up do.
 
 #![allow(
@@ -13,6 +14,8 @@
     clippy::cast_precision_loss,
     reason = "a measurement: it reads clocks, prints figures, and ends where something is wrong"
 )]
+
+mod node;
 
 use std::{
     collections::BTreeMap,
@@ -36,12 +39,7 @@ use meter_daemon::{
         Slot, SlotRecord, Usage, cursor,
     },
 };
-use meter_tests::{
-    links,
-    meterd::{Meterd, sample},
-    sandbox::{Namespace, Sandbox},
-    table::markdown,
-};
+use meter_tests::table::markdown;
 
 const MACHINES: u32 = 10_000;
 const MINUTES: i64 = 120;
@@ -80,7 +78,7 @@ fn machines() -> impl Iterator<Item = (String, String)> {
     (0..MACHINES).step_by(1_000).map(part)
 }
 
-const PLAN: &str = include_str!("../../config/plans/edis.toml");
+const PLAN: &str = include_str!("../../../config/plans/edis.toml");
 
 fn terms(directory: &Path) -> Arc<Terms> {
     for folder in ["plans", "machines"] {
@@ -404,75 +402,6 @@ fn year(table: &mut Table, directory: &Path, terms: &Arc<Terms>, now: Timestamp)
     table.add("a month by day of one machine", "10 ms", spread(&mut times));
 }
 
-fn field(pid: u32, key: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(key));
-    line.unwrap()
-        .trim()
-        .split(' ')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap()
-}
-
-/// The daemon on that ledger, with so many interfaces, on each of which something moves.
-fn daemon(table: &mut Table, ledger: &Path, interfaces: u32) -> meter_tests::Result<()> {
-    Sandbox::run(|sandbox| {
-        links::up("lo")?;
-        let guests = Namespace::new()?;
-        let begun = Instant::now();
-        for slot in 0..interfaces {
-            let (here, there) = (tap(slot), format!("eth{slot}"));
-            let end = |name| links::End { name, mac: None };
-            links::veth(end(&here), end(&there), &guests)?;
-            links::up(&here)?;
-        }
-        eprintln!("{interfaces} interfaces made in {:?}", begun.elapsed());
-        let mut meterd = Meterd::new(sandbox, &configuration(interfaces))?;
-        meterd.write("plans/edis.toml", PLAN)?;
-        for (name, text) in machines() {
-            meterd.write(&name, &text)?;
-        }
-        let state = meterd.directory().join("state");
-        fs::create_dir_all(&state).unwrap();
-        fs::copy(ledger.join("ledger.db"), state.join("ledger.db")).unwrap();
-        let begun = Instant::now();
-        meterd.start()?;
-        let started = begun.elapsed();
-        table.add(
-            "start of the daemon on it, until it answers",
-            "2 s",
-            format!("{} with {interfaces} interfaces", ms(started)),
-        );
-        // Every interface sends something of its own accord now and then: neighbour discovery.
-        guests.run(|| (0..interfaces).try_for_each(|slot| links::up(&format!("eth{slot}"))))?;
-        std::thread::sleep(Duration::from_secs(30));
-        let metrics = meterd.metrics(9750)?;
-        let of = |name| sample(&metrics, name, &[]).unwrap_or(f64::NAN);
-        let (sum, count) = (
-            of("meterd_poll_duration_seconds_sum"),
-            of("meterd_poll_duration_seconds_count"),
-        );
-        table.add(
-            "a poll of the daemon: reading the kernel, decision, commit, apply",
-            "100 ms",
-            format!("{:.1} ms on average of {count}", sum / count * 1e3),
-        );
-        let pid = meterd.pid().unwrap();
-        table.add(
-            "resident memory of the daemon",
-            "64 MB",
-            format!(
-                "{:.1} MB, {:.1} MB at most ({MACHINES} machines, {interfaces} interfaces)",
-                field(pid, "VmRSS:") as f64 * 1024.0 / 1e6,
-                field(pid, "VmHWM:") as f64 * 1024.0 / 1e6,
-            ),
-        );
-        Ok(())
-    })
-}
-
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let room: PathBuf = arguments.next().map_or_else(std::env::temp_dir, Into::into);
@@ -485,7 +414,7 @@ fn main() {
     let now = Timestamp::now();
     year(&mut table, &old, &terms, now);
     if interfaces > 0
-        && let Err(failure) = daemon(&mut table, &old, interfaces)
+        && let Err(failure) = node::measure(&mut table, &old, interfaces)
     {
         table.print();
         eprintln!("error: {failure}");
