@@ -246,7 +246,7 @@ impl Plug {
         if let Behind::Tap(_, reader) = &there.behind {
             // Nobody tells a TAP's frames apart: exempt ones are not sent to it.
             let now = Total {
-                received: reader.taken(),
+                received: reader.taken_in_all()?,
                 ..Total::default()
             };
             let new = now - there.came;

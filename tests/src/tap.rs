@@ -7,10 +7,11 @@ use std::{
     io::{Read, Write},
     os::fd::AsFd,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use rustix::{
@@ -18,7 +19,10 @@ use rustix::{
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
 };
 
-use crate::{Context, Result, links, packet, sys};
+use crate::{
+    Context, Result, links, packet, sys,
+    wait::{self, Seen},
+};
 
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
@@ -136,11 +140,14 @@ impl Tap {
     pub fn reader(&self) -> Result<Reader> {
         let file = self.file.try_clone();
         let file = file.could_not(|| format!("share {}", self.name))?;
-        let taken = Arc::new(AtomicU64::new(0));
+        let device = self.file.try_clone();
+        let device = device.could_not(|| format!("share {}", self.name))?;
+        let taken = Arc::new(Mutex::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let (bytes, stopped) = (Arc::clone(&taken), Arc::clone(&stop));
         let thread = std::thread::spawn(move || read_along(file, &bytes, &stopped));
         Ok(Reader {
+            device,
             taken,
             stop,
             thread: Some(thread),
@@ -161,7 +168,9 @@ impl Tap {
 /// A guest that reads at once; it lets go of the device when it is dropped.
 #[derive(Debug)]
 pub struct Reader {
-    taken: Arc<AtomicU64>,
+    device: File,
+    /// Held from before a frame is read until it is counted.
+    taken: Arc<Mutex<u64>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -170,7 +179,27 @@ impl Reader {
     /// Bytes of the frames that it has read.
     #[must_use]
     pub fn taken(&self) -> u64 {
-        self.taken.load(Ordering::Acquire)
+        *self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, once nothing waits to be read: on a busy machine it reads later than at once.
+    pub fn taken_in_all(&self) -> Result<u64> {
+        let (all, _) = wait::until(
+            "the guest has read what came to its tap",
+            Duration::from_millis(1),
+            Duration::from_secs(30),
+            || {
+                let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+                let device = &mut [PollFd::new(&self.device, PollFlags::IN)];
+                let polled = poll(device, Some(&Timespec::default()));
+                polled.could_not(|| "poll a tap")?;
+                Ok(match device[0].revents().contains(PollFlags::IN) {
+                    true => Seen::NotYet(format!("{} bytes are read, and more waits", *taken)),
+                    false => Seen::Yes(*taken),
+                })
+            },
+        )?;
+        Ok(all)
     }
 }
 
@@ -183,7 +212,7 @@ impl Drop for Reader {
     }
 }
 
-fn read_along(mut file: File, taken: &AtomicU64, stop: &AtomicBool) {
+fn read_along(mut file: File, taken: &Mutex<u64>, stop: &AtomicBool) {
     let each = Timespec {
         tv_sec: 0,
         tv_nsec: 20_000_000,
@@ -192,13 +221,12 @@ fn read_along(mut file: File, taken: &AtomicU64, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         // A device that is down has nothing and says so at once.
         let waited = poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&each));
+        let mut bytes = taken.lock().unwrap_or_else(PoisonError::into_inner);
         match file.read(&mut buffer) {
-            Ok(length) => {
-                let frame = length.saturating_sub(VirtioHeader::LENGTH);
-                taken.fetch_add(frame as u64, Ordering::AcqRel);
-            }
+            Ok(length) => *bytes += length.saturating_sub(VirtioHeader::LENGTH) as u64,
             Err(_) if waited.is_ok_and(|ready| ready > 0) => {
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                drop(bytes);
+                std::thread::sleep(Duration::from_millis(1));
             }
             Err(_) => {}
         }

@@ -68,8 +68,12 @@ Usage: cargo xtask VERB [OPTIONS]
                       Needs root (asks sudo)
   bench ledger [--interfaces N]
                       what the ledger of 10 000 machines costs, a release build, against its
-                      targets; the daemon itself with N interfaces (2000; 0: without it, which
-                      needs no root)
+                      targets; the daemon itself with N real taps (20 000; 0: without it, which
+                      needs no root): what its polls take, part by part, and its memory
+  bench suspend [--machines N]
+                      N machines (1000), each on a real veth, suspended in one step and lifted:
+                      when nothing passes, when the links are down, how long others wait
+                      meanwhile. Needs root (asks sudo)
   lint                rustfmt, clippy for the workspace and for the kernel program,
                       rustdoc, cargo-deny; changes nothing
   lint --install      the same, first installing the pinned cargo-deny under <target>/tools
