@@ -145,7 +145,7 @@ fn proxmoxs_and_libvirts_rate_limits_are_set_up_before_during_and_after_a_thrott
 /// have just taken it away, and that ours was not back yet.
 #[test]
 fn a_rate_limit_that_somebody_takes_away_does_not_come_back_with_a_lift_at_once() -> Result<()> {
-    // By clsact their sequences fail: see below.
+    // By clsact their sequences differ: see below.
     if !needs::program("tc") || !needs::tcx()? {
         return Ok(());
     }
@@ -470,6 +470,7 @@ fn what_stands_in_the_way_of_a_shaper_is_noticed_as_it_comes_and_as_it_goes() ->
 /// Somebody who goes on at it is waited for, and told of once.
 #[test]
 fn a_foreign_root_that_is_edited_again_and_again_is_told_of_once() -> Result<()> {
+    // By clsact their sequences differ: see below.
     if !needs::program("tc") || !needs::tcx()? {
         return Ok(());
     }

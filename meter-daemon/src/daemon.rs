@@ -29,6 +29,7 @@ mod slots;
 mod survey;
 mod tally;
 mod time;
+mod timers;
 
 use std::{future, io, path::Path, sync::Arc, time::Duration};
 
@@ -37,11 +38,16 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinHandle,
-    time::{Instant, Interval, MissedTickBehavior},
+    time::Instant,
 };
 use tracing::{error, info, warn};
 
-use self::{answers::Then, apply::Which, node::Node};
+use self::{
+    answers::Then,
+    apply::Which,
+    node::Node,
+    timers::{Timers, watchdog},
+};
 pub use self::{
     attach::{Attached, Wanted, attach},
     history::forget,
@@ -64,15 +70,6 @@ use crate::{
 
 /// Link events that come in a burst are taken together, this much later at most.
 const SETTLE: Duration = Duration::from_millis(2);
-
-/// How often a throttled machine's rate is divided anew among its interfaces.
-const SHARE: Duration = Duration::from_secs(1);
-
-/// How often what a link lost, or somebody who sets it up, is seen to between polls.
-const MEND: Duration = Duration::from_millis(500);
-
-/// How often some of the rows past their retention are removed.
-const PRUNE: Duration = Duration::from_secs(60);
 
 /// What is due and cannot be done (the disk is full, say) is tried again so much later.
 const RETRY: Duration = Duration::from_secs(1);
@@ -262,51 +259,6 @@ async fn changed(chains: &mut Option<ChainChanges>) {
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => future::pending().await,
-    }
-}
-
-/// What the loop does by time alone.
-struct Timers {
-    poll: Interval,
-    share: Interval,
-    mend: Interval,
-    prune: Interval,
-    watchdog: Option<Interval>,
-}
-
-impl Timers {
-    fn new(node: &Node) -> Self {
-        Self {
-            poll: every(node.config.poll_interval),
-            share: every(SHARE),
-            mend: every(MEND),
-            prune: every(PRUNE),
-            // Twice in the time that the service manager grants.
-            watchdog: sd_notify::watchdog_enabled().map(|period| every(period / 2)),
-        }
-    }
-
-    /// Another configuration's intervals. Those that stay the same are not begun anew: they
-    /// would never end if reloads came faster.
-    fn follow(&mut self, node: &Node) {
-        if self.poll.period() != node.config.poll_interval {
-            self.poll = every(node.config.poll_interval);
-        }
-    }
-}
-
-fn every(period: Duration) -> Interval {
-    let mut interval = tokio::time::interval_at(Instant::now() + period, period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
-}
-
-async fn watchdog(interval: &mut Option<Interval>) {
-    match interval {
-        Some(interval) => {
-            interval.tick().await;
-        }
         None => future::pending().await,
     }
 }
