@@ -24,6 +24,8 @@ use crate::{
 pub struct Bulk {
     arrived: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
+    /// Whether what is connected may send.
+    go: Arc<AtomicBool>,
     begun: Instant,
     senders: Vec<TcpStream>,
     streams: Vec<TcpStream>,
@@ -33,16 +35,31 @@ pub struct Bulk {
 impl Bulk {
     /// Starts so many flows over IPv4.
     pub fn start(from: &Party, to: &Party, flows: usize) -> Result<Self> {
-        let mut bulk = Self {
+        let mut bulk = Self::waiting();
+        bulk.add(from, to, flows)?;
+        bulk.go();
+        Ok(bulk)
+    }
+
+    /// Flows that are added are connected, and send nothing before [`Self::go`]: the first may
+    /// reach a limit sooner than the last has come to be.
+    #[must_use]
+    pub fn waiting() -> Self {
+        Self {
             arrived: Arc::default(),
             stop: Arc::default(),
+            go: Arc::default(),
             begun: Instant::now(),
             senders: Vec::new(),
             streams: Vec::new(),
             threads: Vec::new(),
-        };
-        bulk.add(from, to, flows)?;
-        Ok(bulk)
+        }
+    }
+
+    /// All send, as do those that are added later.
+    pub fn go(&mut self) {
+        self.begun = Instant::now();
+        self.go.store(true, Ordering::Relaxed);
     }
 
     /// More flows, perhaps between others.
@@ -69,10 +86,14 @@ impl Bulk {
             let copy = stream.try_clone().could_not(|| "keep a handle on a flow")?;
             self.streams.push(copy);
         }
-        let (stop, arrived) = (self.stop.clone(), self.arrived.clone());
+        let (stop, arrived, go) = (self.stop.clone(), self.arrived.clone(), self.go.clone());
         // A socket stays in the namespace it was made in, whichever thread uses it.
-        self.threads
-            .push(std::thread::spawn(move || push(sender, &stop)));
+        self.threads.push(std::thread::spawn(move || {
+            while !go.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            push(sender, &stop);
+        }));
         let stop = self.stop.clone();
         self.threads
             .push(std::thread::spawn(move || pull(receiver, &stop, &arrived)));
