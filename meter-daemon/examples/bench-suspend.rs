@@ -142,6 +142,12 @@ fn row(what: &str, target: &str, measured: String) -> Row {
     vec![what.to_owned(), target.to_owned(), measured]
 }
 
+fn waited_longest(indent: &str, waited: thread::ScopedJoinHandle<'_, Duration>) -> Row {
+    let waited = waited.join().expect("who asked");
+    let what = format!("{indent}the longest that somebody else waited");
+    row(&what, "1 s", ms(waited))
+}
+
 fn measure(machines: u32) -> Result<Vec<Row>> {
     Sandbox::run(|sandbox| {
         links::up("lo")?;
@@ -196,12 +202,7 @@ fn measure(machines: u32) -> Result<Vec<Row>> {
             ));
             rows.push(row("until all links were down", "", ms(down)));
             rows.push(row("until who confirmed was answered", "", text));
-            let waited = waited.join().expect("who asked");
-            rows.push(row(
-                "the longest that somebody else waited",
-                "1 s",
-                ms(waited),
-            ));
+            rows.push(waited_longest("", waited));
             Ok::<_, Failure>(())
         })?;
         eprintln!("suspended: {:?} in all", begun.elapsed());
@@ -219,12 +220,7 @@ fn measure(machines: u32) -> Result<Vec<Row>> {
             let text = answered.map_or_else(|failure| failure.to_string(), ms);
             rows.push(row("lifted: until all links were up", "", ms(up)));
             rows.push(row("  until who lifted was answered", "", text));
-            let waited = waited.join().expect("who asked");
-            rows.push(row(
-                "  the longest that somebody else waited",
-                "1 s",
-                ms(waited),
-            ));
+            rows.push(waited_longest("  ", waited));
             Ok::<_, Failure>(())
         })?;
         // First: links that nobody takes leave thousands of the kernel's workers behind.

@@ -220,6 +220,19 @@ fn read(status: StatusCode, answer: &[u8]) -> Result<Value, Failure> {
     ))
 }
 
+/// An answer as what it should be; `what` names it for the error.
+pub(super) fn understood<T: serde::de::DeserializeOwned>(
+    found: Value,
+    what: &str,
+) -> Result<T, Failure> {
+    serde_json::from_value(found).map_err(|error| {
+        Failure::new(
+            Exit::SOFTWARE,
+            format!("the daemon's {what} is not understood: {error}"),
+        )
+    })
+}
+
 /// A path from its parts, each encoded, and a query from its pairs.
 pub(super) fn path(parts: &[&str], query: &[(&str, Option<String>)]) -> String {
     let mut path = String::new();

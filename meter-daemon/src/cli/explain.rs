@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Context, Failure, Format,
-    client::path,
+    client::{path, understood},
     failure::Exit,
     out::{self, Side, Style, Table, plain},
 };
@@ -77,12 +77,7 @@ struct Choice {
 }
 
 fn offered(found: Value, machine: &str, style: Style) -> Result<String, Failure> {
-    let offer: Offer = serde_json::from_value(found).map_err(|error| {
-        Failure::new(
-            Exit::SOFTWARE,
-            format!("the daemon's offer is not understood: {error}"),
-        )
-    })?;
+    let offer: Offer = understood(found, "offer")?;
     let mut text = String::new();
     let allowance = out::volume(offer.allowance, "unlimited");
     let forecast = out::volume(offer.forecast, "none yet: too little history");

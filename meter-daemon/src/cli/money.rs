@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Context, Failure, Format,
     changes::{How, command},
-    client::path,
-    failure::Exit,
+    client::{path, understood},
     out::{self, Side, Style, Table, when},
 };
 use crate::engine::units::Money;
@@ -171,15 +170,6 @@ fn account(found: Value, style: Style) -> Result<String, Failure> {
         ]);
     }
     Ok(format!("{heading}\n{}", table.render()))
-}
-
-fn understood<T: serde::de::DeserializeOwned>(found: Value, what: &str) -> Result<T, Failure> {
-    serde_json::from_value(found).map_err(|error| {
-        Failure::new(
-            Exit::SOFTWARE,
-            format!("the daemon's {what} is not understood: {error}"),
-        )
-    })
 }
 
 #[cfg(test)]

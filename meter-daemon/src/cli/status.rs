@@ -11,15 +11,12 @@ use serde_json::Value;
 
 use super::{
     Context, Failure, Format,
-    client::path,
+    client::{path, understood},
     out::{self, Side, Style, Table, plain, when},
 };
-use crate::{
-    cli::failure::Exit,
-    engine::{
-        status::{NextRule, Status},
-        units::Bytes,
-    },
+use crate::engine::{
+    status::{NextRule, Status},
+    units::Bytes,
 };
 
 /// The bar's characters.
@@ -44,12 +41,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     if args.format.json {
         return out::print_json(&found);
     }
-    let machines: Vec<Status> = serde_json::from_value(found).map_err(|error| {
-        Failure::new(
-            Exit::SOFTWARE,
-            format!("the daemon's status is not understood: {error}"),
-        )
-    })?;
+    let machines: Vec<Status> = understood(found, "status")?;
     match (args.machine.is_some(), machines.as_slice()) {
         (true, [machine]) => out::print(&card(machine, context.style)),
         (_, []) => {

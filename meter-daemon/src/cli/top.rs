@@ -1,6 +1,7 @@
 //! `top`: who moves most just now. Two readings of the counters, and what lies between them.
 
 use std::{
+    collections::BTreeMap,
     io::{self, IsTerminal},
     time::{Duration, Instant},
 };
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     Context, Failure, Format,
-    client::Client,
+    client::{Client, understood},
     failure::Exit,
     out::{self, Side, Style, Table},
 };
@@ -82,21 +83,16 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
 }
 
 fn read(daemon: &Client) -> Result<Vec<Status>, Failure> {
-    serde_json::from_value(daemon.get("/v1/machines")?).map_err(|error| {
-        Failure::new(
-            Exit::SOFTWARE,
-            format!("the daemon's status is not understood: {error}"),
-        )
-    })
+    understood(daemon.get("/v1/machines")?, "status")
 }
 
 /// The busiest first.
 fn rows(before: &[Status], now: &[Status], took: Duration) -> Vec<Row> {
-    let was = |machine: &MachineId| before.iter().find(|was| was.machine == *machine);
+    let before: BTreeMap<_, _> = before.iter().map(|was| (&was.machine, was)).collect();
     let mut rows: Vec<_> = now
         .iter()
         .map(|now| {
-            let was = was(&now.machine);
+            let was = before.get(&now.machine);
             // What is read are the period's sums. Where a period has begun since, all of it
             // has moved since; a machine that was not there before has no rate yet.
             let rate = |sum: fn(&Status) -> Bytes| {

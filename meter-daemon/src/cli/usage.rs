@@ -9,8 +9,7 @@ use serde_json::Value;
 
 use super::{
     Context, Failure, Format,
-    client::path,
-    failure::Exit,
+    client::{path, understood},
     instant,
     out::{self, Side, Style, Table, when},
 };
@@ -91,12 +90,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), Failure> {
 }
 
 fn table(found: Value, by: By, style: Style) -> Result<String, Failure> {
-    let rows: Vec<Row> = serde_json::from_value(found).map_err(|error| {
-        Failure::new(
-            Exit::SOFTWARE,
-            format!("the daemon's usage is not understood: {error}"),
-        )
-    })?;
+    let rows: Vec<Row> = understood(found, "usage")?;
     if rows.is_empty() {
         return Ok("No traffic is recorded there.\n".to_owned());
     }

@@ -35,6 +35,7 @@ impl Node {
     /// suspends a thousand machines, whoever asks for something, or sends, is not kept waiting.
     pub(super) async fn apply_to(&mut self, which: Which) {
         let interfaces = self.interfaces_per_machine();
+        let mut changing = 0;
         let records: Vec<SlotRecord> = self
             .slots
             .iter()
@@ -46,16 +47,16 @@ impl Node {
                     || self.enforcer.verdict(record) != Some(Verdict::Pass)
             })
             .filter(|record| match &which {
-                Which::All => true,
-                Which::Changed => !self.stands_as_wanted(record, &interfaces),
+                Which::All | Which::Changed => true,
                 Which::These(these) => these.contains(&record.interface.ifindex),
+            })
+            .filter(|record| {
+                let stands = self.stands_as_wanted(record, &interfaces);
+                changing += usize::from(!stands);
+                which != Which::Changed || !stands
             })
             .cloned()
             .collect();
-        let changing = records
-            .iter()
-            .filter(|record| !self.stands_as_wanted(record, &interfaces))
-            .count();
         // Many at once, e.g. when a period begins, would hold up everybody for minutes.
         let _expedited = self.programs.expedited(changing);
         let until = clock::now().monotonic + TURN;

@@ -145,14 +145,8 @@ impl Machine {
             };
             desk.tell(self, now, Some(rule), notice);
         }
-        let told = |state: State| {
-            self.record
-                .standing
-                .told
-                .as_ref()
-                .map(|it| it.state > state)
-        };
-        if told(new.state()) == Some(true) {
+        let told = self.record.standing.told.as_ref();
+        if told.is_some_and(|told| told.state > new.state()) {
             Arc::make_mut(&mut self.record).standing.told = None;
         }
         if let Cause::Rule {

@@ -57,26 +57,42 @@ pub(crate) fn until(what: &str, mut there: impl FnMut() -> bool) {
 pub(crate) fn arm(programs: &mut Programs, more: u64, sum: bool) -> u64 {
     let spent = programs.limits().spent(MACHINE).unwrap();
     let limit = total(programs.limits()) + more;
+    // In one direction, only what is sent is to reach it.
     let boundary = if sum {
         at(limit, Then::Capped)
     } else {
         ArmedBoundary {
             sum: None,
-            received: Some(spent.received),
+            received: None,
             sent: Some(spent.sent + Bytes(more)),
             then: Then::Capped,
         }
-    };
-    // Only what is sent is to reach it.
-    let boundary = ArmedBoundary {
-        received: None,
-        ..boundary
     };
     programs
         .limits_mut()
         .arm(MACHINE, [Some(boundary), None])
         .unwrap();
     limit
+}
+
+/// How far beyond the limit the floods got over slots 0 and 1, which go on: nothing of them comes
+/// through any more, and the receiver has what was spent.
+pub(crate) fn stopped_beyond(programs: &Programs, floods: &[Flood; 2], limit: u64) -> u64 {
+    until("the boundary to be reached", || {
+        total(programs.limits()) >= limit
+    });
+    let dropped = || {
+        let [first, second] = [0, 1].map(|slot| both(programs, slot)[1].dropped_capped);
+        first.min(second)
+    };
+    let before = dropped();
+    until("packets of both to be dropped", || {
+        dropped() > before + 10 * PACKET
+    });
+    let spent = total(programs.limits());
+    until("what passed to arrive", || arrived(floods) >= spent);
+    assert_eq!(arrived(floods), spent, "the receiver counts what was spent");
+    spent - limit
 }
 
 #[test]
@@ -98,26 +114,7 @@ fn at_most_one_packet_a_cpu_goes_beyond_as_the_receiver_counts() {
             // A step that falls into the midst of a packet.
             let more = 3_000_000 + round * 12_345;
             let limit = arm(&mut programs, more, round % 2 == 0);
-            until("the boundary to be reached", || {
-                total(programs.limits()) >= limit
-            });
-            // Nothing comes through any more, though both go on.
-            let dropped = || {
-                let [first, second] = [0, 1].map(|slot| both(&programs, slot)[1].dropped_capped);
-                first.min(second)
-            };
-            let before = dropped();
-            until("packets of both to be dropped", || {
-                dropped() > before + 10 * PACKET
-            });
-            let spent = total(programs.limits());
-            beyond.push(spent - limit);
-            until("what passed to arrive", || arrived(&floods) >= spent);
-            assert_eq!(
-                arrived(&floods),
-                spent,
-                "the receiver counts what was spent"
-            );
+            beyond.push(stopped_beyond(&programs, &floods, limit));
         }
         beyond.sort_unstable();
         println!(

@@ -18,7 +18,7 @@ use meter_tests::traffic::Flood;
 
 use crate::{
     arena::{Arena, Guest, SLOTS, arena, arena_with_tcx, attach, both, packets, programs_on},
-    beyond::{self, CPUS, PACKET, arrived, total, until},
+    beyond::{self, CPUS, PACKET, total},
     limits::{FRAME, MACHINE, at, is_sent, sends, under_limits},
 };
 
@@ -196,27 +196,10 @@ fn limits_hold_at_the_packet_while_a_later_versions_are_taken_over_under_two_flo
             let more = meanwhile * round / ROUNDS + 12_345;
             let limit = beyond::arm(&mut programs, more, round % 2 == 0);
             programs = take_over(programs);
-            until("the boundary to be reached", || {
-                total(programs.limits()) >= limit
-            });
-            let dropped = || {
-                let [first, second] = [0, 1].map(|slot| both(&programs, slot)[1].dropped_capped);
-                first.min(second)
-            };
-            let before = dropped();
-            until("packets of both to be dropped", || {
-                dropped() > before + 10 * PACKET
-            });
-            let spent = total(programs.limits());
-            found.push(spent - limit);
-            until("what passed to arrive", || arrived(&floods) >= spent);
-            assert_eq!(
-                arrived(&floods),
-                spent,
-                "the receiver counts what was spent"
-            );
+            let more = beyond::stopped_beyond(&programs, &floods, limit);
+            found.push(more);
             let counted: u64 = (0..2).map(|slot| both(&programs, slot)[1].bytes).sum();
-            assert_eq!(counted, spent, "the counters");
+            assert_eq!(counted, limit + more, "the counters");
         }
         println!(
             "{ROUNDS} takeovers, {meanwhile} bytes each if nothing stops them; beyond the \

@@ -8,7 +8,7 @@ use crate::{
     cli::{
         Failure,
         chart::{Axis, Column, MARGIN, draw},
-        client::{Client, path},
+        client::{Client, path, understood},
         failure::Exit,
         out::{self, Side, Style, Table},
     },
@@ -40,23 +40,15 @@ struct Period<'a> {
 
 /// Asks the daemon for all that the chart shows, and draws it.
 pub(super) fn chart(daemon: &Client, machine: &str, style: Style) -> Result<String, Failure> {
-    let misread = |error: serde_json::Error| {
-        Failure::new(
-            Exit::SOFTWARE,
-            format!("the daemon's answer is not understood: {error}"),
-        )
-    };
-    let status: Status =
-        serde_json::from_value(daemon.get(&path(&["v1", "machines", machine], &[]))?)
-            .map_err(misread)?;
+    let status = daemon.get(&path(&["v1", "machines", machine], &[]))?;
+    let status: Status = understood(status, "status")?;
     let query = [
         ("by", Some("day".to_owned())),
         ("from", Some(status.period.start.clone())),
         ("to", Some(status.period.end.clone())),
     ];
-    let rows: Vec<Row> =
-        serde_json::from_value(daemon.get(&path(&["v1", "machines", machine, "usage"], &query))?)
-            .map_err(misread)?;
+    let rows = daemon.get(&path(&["v1", "machines", machine, "usage"], &query))?;
+    let rows: Vec<Row> = understood(rows, "usage")?;
     let query = [
         ("machine", Some(machine.to_owned())),
         ("since", Some(status.period.start.clone())),
