@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use meter_tests::{
-    Result, links,
+    Result, inspect, links,
     meterd::{Counted, End, Meterd},
     sandbox::{Namespace, Sandbox},
     scene::{EACH, EVERY_TAP, MACHINE, Scene, datagrams, is_metered, sent, until_metered},
@@ -16,7 +16,9 @@ use meter_tests::{
 use rustix::process::Signal;
 use serde_json::Value;
 
+/// By TCX. Where a qdisc is needed for it, hypervisors have theirs first: 500 ms without a change.
 const ATTACH: Duration = Duration::from_millis(100);
+const QUIET: Duration = Duration::from_millis(500);
 const SOON: Duration = Duration::from_secs(5);
 
 #[test]
@@ -26,7 +28,11 @@ fn a_tap_that_appears_is_metered_within_100_ms() -> Result<()> {
         let guests = Namespace::new()?;
         let kept_waiting = || stall::kept_waiting(scene.meterd.pid());
         let mut machines = 110..=199;
-        let soon = |slowest: &Duration| *slowest < ATTACH;
+        let within = match inspect::has_tcx()? {
+            true => ATTACH,
+            false => QUIET + ATTACH,
+        };
+        let soon = |slowest: &Duration| *slowest < within;
         let slowest = stall::undisturbed("the slowest of ten", soon, || {
             let mut slowest = Duration::ZERO;
             for machine in machines.by_ref().take(10) {
@@ -42,7 +48,7 @@ fn a_tap_that_appears_is_metered_within_100_ms() -> Result<()> {
             Ok(slowest)
         })?;
         println!("the slowest of ten was metered after {slowest:?}");
-        assert!(slowest < ATTACH, "{slowest:?}");
+        assert!(slowest < within, "{slowest:?}");
         Ok(())
     })
 }

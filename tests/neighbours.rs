@@ -14,9 +14,9 @@ use meter_tests::{
     meterd::{End, Meterd},
     needs,
     rate_limits::{LIBVIRT, PROXMOX, run, set_up},
-    sandbox::Sandbox,
-    scene::{EVERY_TAP, MACHINE, Scene},
-    topology::{ETH, Party},
+    sandbox::{Namespace, Sandbox},
+    scene::{EVERY_TAP, MACHINE, Scene, until_metered},
+    topology::{ETH, Party, Port},
     traffic::{Bulk, ping},
     wait::{self, Seen},
 };
@@ -181,7 +181,7 @@ fn a_throttled_machines_new_interface_is_set_up_by_its_hypervisor_undisturbed() 
         for round in 0..10_u8 {
             let device = format!("tap101i{}", round + 1);
             let end = |name| links::End { name, mac: None };
-            let guests = meter_tests::sandbox::Namespace::new()?;
+            let guests = Namespace::new()?;
             links::veth(end(&device), end("eth0"), &guests)?;
             std::thread::sleep(Duration::from_millis(20 * u64::from(round % 5)));
             links::up(&device)?;
@@ -229,10 +229,48 @@ fn by_clsact_a_rate_limit_that_stood_first_is_kept_and_what_goes_uncounted_is_sa
     Ok(())
 }
 
-/// What the operator's guide says of kernels without TCX, and why it is no attachment for nodes
-/// with rate limits in the panel.
+/// spec: without TCX we attach after the hypervisor's own set-up: a guest with a rate limit starts,
+/// and one without is metered a moment later, with all that it moved before.
 #[test]
-fn by_clsact_a_rate_limit_that_comes_later_fails_and_counting_goes_on_until_detach() -> Result<()> {
+fn by_clsact_a_guest_is_set_up_by_its_hypervisor_before_we_attach() -> Result<()> {
+    if !needs::program("tc") {
+        return Ok(());
+    }
+    Sandbox::beside(|sandbox| {
+        let scene = by_clsact(sandbox)?.started()?;
+        let guests = Namespace::new()?;
+        for round in 0..10_u8 {
+            let device = format!("tap101i{}", round + 1);
+            let end = |name| links::End { name, mac: None };
+            links::veth(end(&device), end("eth0"), &guests)?;
+            std::thread::sleep(Duration::from_millis(20 * u64::from(round % 5)));
+            links::up(&device)?;
+            let steps = [&PROXMOX, &LIBVIRT][usize::from(round % 2)];
+            set_up(steps, &device)
+                .map_err(|failure| Failure::new(format!("round {round}: {failure}")))?;
+            let theirs = shown(&device)?;
+            let tap = links::find(&device)?.ok_or_else(|| Failure::new("no tap"))?.index;
+            wait::until("our program", Duration::from_millis(20), SOON, || {
+                Ok(match inspect::programs(tap, Hook::Sent)?.len() {
+                    0 => Seen::NotYet("none".to_owned()),
+                    _ => Seen::Yes(()),
+                })
+            })?;
+            assert_eq!(shown(&device)?, theirs, "round {round}");
+            links::delete(&device)?;
+        }
+        let guest = scene.node.plug(Port::of(102))?;
+        ping(&guest.party, scene.node.world.v4, 3, Duration::ZERO)?;
+        until_metered(&guest.tap)?;
+        assert_eq!(scene.meterd.counted("102")?.sent, 294);
+        Ok(())
+    })
+}
+
+/// What the operator's guide says of kernels without TCX, and why it is no attachment for nodes
+/// where rate limits are changed in the panel.
+#[test]
+fn by_clsact_a_rate_limit_of_a_guest_that_runs_fails_and_counting_goes_on_until_detach() -> Result<()> {
     if !needs::program("tc") {
         return Ok(());
     }

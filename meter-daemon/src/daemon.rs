@@ -169,7 +169,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
             () = until(deadline) => node.tick(&links).await,
             () = until(quiet) => {
                 settle(&mut node, &mut links, Duration::ZERO).await;
-                node.take_what_is_quiet().await;
+                node.take_what_is_quiet(&links).await;
             }
             () = until(hypervisors) => {
                 node.ask_hypervisors();
@@ -363,6 +363,16 @@ impl Node {
         }
     }
 
+    /// Takes in all that there is.
+    fn see_all(&mut self, dump: Vec<Link>) {
+        let now = crate::host::clock::now().monotonic;
+        let config = Arc::clone(&self.config);
+        for ifindex in self.interfaces.replace(dump, &config, now) {
+            // Its own news is on the way, and who made it at work.
+            self.quiet.disturbed(ifindex, now);
+        }
+    }
+
     fn is_throttled(&self, ifindex: u32) -> bool {
         let claim = self.interfaces.claim(ifindex);
         claim.is_some_and(|claim| matches!(self.wanted(&claim.machine), Enforcement::Throttle(_)))
@@ -431,9 +441,7 @@ impl Node {
         let dump = links.dump().await?;
         let dumped = clock();
         self.audit(&dump)?;
-        let now = clock();
-        let config = Arc::clone(&self.config);
-        self.interfaces.replace(dump, &config, now);
+        self.see_all(dump);
         self.ask_hypervisors();
         self.check_hooks()?;
         self.discover(links).await?;

@@ -125,9 +125,7 @@ impl Node {
         if self.interfaces.named(&wanted.interface).is_none() {
             // The kernel's news of it may have been lost.
             let dump = links.dump().await.map_err(|error| failed(&error.into()))?;
-            let config = Arc::clone(&self.config);
-            let now = clock::now().monotonic;
-            self.interfaces.replace(dump, &config, now);
+            self.see_all(dump);
         }
         if dry_run {
             return self.would_attach(wanted);

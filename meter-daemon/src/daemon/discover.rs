@@ -9,6 +9,7 @@ use tracing::{error, info};
 use super::{
     apply::{TURN, Which},
     node::{self, CycleError, Node},
+    quiet::Lost,
     records::{self, Basis},
 };
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
         clock,
         error::HostError,
         links::{KernelCounters, Links},
-        programs::{AttachRequest, Hooks, SlotReading},
+        programs::{AttachRequest, Hooks, Mode, SlotReading},
     },
     ledger::{EventRecord, Slot, SlotRecord, Usage},
 };
@@ -208,13 +209,20 @@ impl Node {
     /// Programs on every interface that has a slot and is not attached to it; says whether
     /// there was any.
     fn attach_all(&mut self) -> bool {
-        let records: Vec<SlotRecord> = self
+        let mut records: Vec<SlotRecord> = self
             .slots
             .iter()
             .filter(|record| !self.closing.contains(&record.counter.slot))
             .filter(|record| !self.is_attached(record))
             .cloned()
             .collect();
+        if self.programs.mode() == Mode::Clsact {
+            // Ours stands where the qdisc of a hypervisor's rate limit will: if it came first,
+            // theirs would fail, and the guest would not start.
+            let now = clock::now().monotonic;
+            let quiet = &mut self.quiet;
+            records.retain(|it| quiet.is_ours_to_take(it.interface.ifindex, now, Lost::No));
+        }
         if records.is_empty() {
             return false;
         }

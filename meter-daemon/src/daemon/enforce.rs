@@ -26,6 +26,7 @@ use crate::{
     host::{
         clock,
         error::HostError,
+        links::Links,
         programs::{Shaper, Verdict},
         shaping::{self, Change, Root, RootAfter, SavedRoot},
     },
@@ -274,8 +275,13 @@ impl Node {
     }
 
     /// Puts up what had to wait for others to be done.
-    pub(super) async fn take_what_is_quiet(&mut self) {
+    pub(super) async fn take_what_is_quiet(&mut self, links: &Links) {
         let due = self.quiet.due(clock::now().monotonic);
+        if due.iter().any(|it| !self.attached.contains_key(it))
+            && let Err(failure) = self.discover(links).await
+        {
+            self.failed(&failure);
+        }
         self.apply_to(Which::These(due.clone())).await;
         for ifindex in due {
             self.quiet.give_up(ifindex);

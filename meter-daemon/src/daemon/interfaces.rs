@@ -102,8 +102,13 @@ impl Interfaces {
         self.keep(link, config, now);
     }
 
-    /// All that is there now; whatever else we knew is gone.
-    pub(crate) fn replace(&mut self, links: Vec<Link>, config: &Config, now: Duration) {
+    /// All that is there now; whatever else we knew is gone. Returns those that are new.
+    pub(crate) fn replace(
+        &mut self,
+        links: Vec<Link>,
+        config: &Config,
+        now: Duration,
+    ) -> Vec<u32> {
         let present: BTreeSet<u32> = links.iter().map(|link| link.ifindex).collect();
         let gone: Vec<u32> = self
             .links
@@ -114,9 +119,14 @@ impl Interfaces {
         for ifindex in gone {
             self.gone(ifindex);
         }
+        let mut new = Vec::new();
         for link in links {
+            if !self.links.contains_key(&link.ifindex) {
+                new.push(link.ifindex);
+            }
             self.present(link, config, now);
         }
+        new
     }
 
     /// A link that is no more, with the last that the kernel said of it.

@@ -1,7 +1,8 @@
 //! Interfaces that somebody is setting up at this moment: Proxmox VE and libvirt take the root
 //! qdisc away and put one of their own there, in a row of commands of which each needs what
 //! the one before it left. Whoever takes the root in between makes theirs fail, and with it
-//! the guest's start. So the root is ours only when all has been quiet for a while. Pure.
+//! the guest's start. So the root is ours only when all has been quiet for a while; where our
+//! programs need a qdisc to stand on, the place of that one, too. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
