@@ -78,7 +78,7 @@ impl Account {
 #[derive(Debug, Default)]
 pub(crate) struct Indices {
     of: BTreeMap<MachineId, u32>,
-    used: BTreeSet<u32>,
+    whose: BTreeMap<u32, MachineId>,
 }
 
 impl Indices {
@@ -87,10 +87,10 @@ impl Indices {
     pub(crate) fn adopt(&mut self, machine: &MachineId, index: u32) -> bool {
         match self.of.get(machine) {
             Some(known) => *known == index,
-            None if index == NO_MACHINE || self.used.contains(&index) => false,
+            None if index == NO_MACHINE || self.whose.contains_key(&index) => false,
             None => {
-                self.of.insert(machine.clone(), index);
-                self.used.insert(index)
+                self.assign(machine, index);
+                true
             }
         }
     }
@@ -104,16 +104,21 @@ impl Indices {
         if let Some(index) = self.of.get(machine) {
             return (*index, false);
         }
-        let mut index = NO_MACHINE + 1;
-        for used in &self.used {
-            if *used != index {
-                break;
-            }
-            index += 1;
-        }
-        self.used.insert(index);
-        self.of.insert(machine.clone(), index);
+        let last = self.whose.last_key_value().map_or(NO_MACHINE, |it| *it.0);
+        let all = usize::try_from(last - NO_MACHINE).unwrap_or(usize::MAX);
+        let mut before = NO_MACHINE + 1..last;
+        let gap = match self.whose.len() < all {
+            true => before.find(|index| !self.whose.contains_key(index)),
+            false => None,
+        };
+        let index = gap.unwrap_or(last + 1);
+        self.assign(machine, index);
         (index, true)
+    }
+
+    fn assign(&mut self, machine: &MachineId, index: u32) {
+        self.of.insert(machine.clone(), index);
+        self.whose.insert(index, machine.clone());
     }
 
     /// Entries of machines that have no interface any more are free.
@@ -127,7 +132,7 @@ impl Indices {
             stays
         });
         for index in &freed {
-            self.used.remove(index);
+            self.whose.remove(index);
         }
         freed
     }
@@ -137,9 +142,7 @@ impl Indices {
     }
 
     pub(crate) fn machine(&self, index: u32) -> Option<&MachineId> {
-        let mut all = self.of.iter();
-        all.find(|(_, of)| **of == index)
-            .map(|(machine, _)| machine)
+        self.whose.get(&index)
     }
 }
 
