@@ -249,7 +249,9 @@ fn by_clsact_a_guest_is_set_up_by_its_hypervisor_before_we_attach() -> Result<()
             set_up(steps, &device)
                 .map_err(|failure| Failure::new(format!("round {round}: {failure}")))?;
             let theirs = shown(&device)?;
-            let tap = links::find(&device)?.ok_or_else(|| Failure::new("no tap"))?.index;
+            let tap = links::find(&device)?
+                .ok_or_else(|| Failure::new("no tap"))?
+                .index;
             wait::until("our program", Duration::from_millis(20), SOON, || {
                 Ok(match inspect::programs(tap, Hook::Sent)?.len() {
                     0 => Seen::NotYet("none".to_owned()),
@@ -270,7 +272,8 @@ fn by_clsact_a_guest_is_set_up_by_its_hypervisor_before_we_attach() -> Result<()
 /// What the operator's guide says of kernels without TCX, and why it is no attachment for nodes
 /// where rate limits are changed in the panel.
 #[test]
-fn by_clsact_a_rate_limit_of_a_guest_that_runs_fails_and_counting_goes_on_until_detach() -> Result<()> {
+fn by_clsact_a_rate_limit_of_a_guest_that_runs_fails_and_counting_goes_on_until_detach()
+-> Result<()> {
     if !needs::program("tc") {
         return Ok(());
     }

@@ -36,7 +36,7 @@ use meter_daemon::{
     },
     ledger::{
         Batch, BootId, CounterId, Generation, InterfaceId, Ledger, MapSetId, Reading, Resolution,
-        Slot, SlotRecord, Usage, cursor,
+        Slot, SlotOwner, SlotRecord, Usage, cursor,
     },
 };
 use meter_tests::table::markdown;
@@ -152,7 +152,7 @@ fn on_cpu() -> Duration {
 }
 
 fn slots() -> Vec<SlotRecord> {
-    let slot = |slot: u32| SlotRecord {
+    let owner = |slot: u32| SlotOwner {
         counter: CounterId {
             boot: BootId("5f0c1a52-7f0e-4f3a-9d39-bench".into()),
             map_set: MapSetId(7),
@@ -166,10 +166,13 @@ fn slots() -> Vec<SlotRecord> {
         },
         name: tap(slot),
         base: Reading::default(),
-        cursor: Reading::default(),
-        shaped: None,
         credit: None,
         credits: false,
+    };
+    let slot = |slot: u32| SlotRecord {
+        owner: Arc::new(owner(slot)),
+        cursor: Reading::default(),
+        shaped: None,
     };
     (0..MACHINES * 2).map(slot).collect()
 }

@@ -5,7 +5,7 @@
 //! of. Where the ledger knows the same, all that the counter moved since the backup is its
 //! owner's. Where the kernel's is newer, the slot has counted for somebody else since.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use tracing::{info, warn};
@@ -17,7 +17,7 @@ use crate::{
         error::HostError,
         programs::{Attached, Programs},
     },
-    ledger::{CounterId, Generation, LedgerError, Reading, Slot, SlotRecord},
+    ledger::{CounterId, Generation, LedgerError, Reading, Slot, SlotOwner, SlotRecord},
 };
 
 /// The newest generation of each slot, by the ledger and by the kernel.
@@ -107,7 +107,7 @@ impl Node {
             return Ok(false);
         }
         let now = clock::now().monotonic;
-        let record = SlotRecord {
+        let owner = SlotOwner {
             counter: CounterId {
                 generation: Generation(attached.generation),
                 ..self.slots.name(slot)
@@ -116,10 +116,13 @@ impl Node {
             interface,
             name: link.name.clone(),
             base: Reading::default(),
-            cursor: Reading::default(),
-            shaped: None,
             credit: None,
             credits: self.interfaces.is_newborn(attached.ifindex, now),
+        };
+        let record = SlotRecord {
+            owner: Arc::new(owner),
+            cursor: Reading::default(),
+            shaped: None,
         };
         info!(
             interface = record.name,

@@ -91,7 +91,7 @@ async fn would_attach(
     wanted: &[Wanted],
 ) -> Result<Vec<Result<Attached, Problem>>, Failure> {
     let found = links.dump().await?;
-    let boot = crate::ledger::BootId(crate::host::identity::boot_id()?);
+    let boot = crate::ledger::BootId(crate::host::identity::boot_id()?.into());
     let mut guests = super::guests::Guests::new(&boot, 0, &[]);
     guests.look(config, clock::now().monotonic);
     Ok(wanted

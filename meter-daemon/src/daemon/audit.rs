@@ -19,13 +19,16 @@ pub(crate) struct Look {
     pub(crate) kernel: [Bytes; 2],
 }
 
-/// The first look at each interface, and the difference at the last one.
+/// What is known of each interface.
 #[derive(Debug, Default)]
-pub(crate) struct Audit {
-    first: BTreeMap<u32, Look>,
-    /// What our program had dropped by then.
-    dropped: BTreeMap<u32, Bytes>,
-    drift: BTreeMap<u32, [i64; 2]>,
+pub(crate) struct Audit(BTreeMap<u32, Known>);
+
+#[derive(Debug)]
+struct Known {
+    /// What our program had dropped by the last look.
+    dropped: Bytes,
+    /// The look that later ones are compared with, and the difference at the last one.
+    compared: Option<(Look, [i64; 2])>,
 }
 
 impl Audit {
@@ -45,19 +48,22 @@ impl Audit {
             ours: reading.frames,
             kernel,
         };
-        let drops = self.dropped.insert(ifindex, dropped) != Some(dropped);
-        if shaped || drops && self.first.contains_key(&ifindex) {
-            self.first.remove(&ifindex);
-            self.drift.remove(&ifindex);
+        let new = || Known {
+            dropped,
+            compared: None,
+        };
+        let known = self.0.entry(ifindex).or_insert_with(new);
+        let drops = std::mem::replace(&mut known.dropped, dropped) != dropped;
+        if shaped || drops {
+            known.compared = None;
             return None;
         }
-        let first = *self.first.entry(ifindex).or_insert(now);
-        let drift = [0, 1].map(|i| {
+        let (first, drift) = known.compared.get_or_insert((now, [0; 2]));
+        *drift = [0, 1].map(|i| {
             let ours = i128::from(now.ours[i].0) - i128::from(first.ours[i].0);
             let kernel = i128::from(now.kernel[i].0) - i128::from(first.kernel[i].0);
             i64::try_from(ours - kernel).unwrap_or(i64::MAX)
         });
-        self.drift.insert(ifindex, drift);
         (0..2).find_map(|i| {
             let moved = Bytes(now.kernel[i].0.saturating_sub(first.kernel[i].0));
             let allowed = (moved.0 / 1000 * PER_MILLE).max(UNDER_WAY);
@@ -66,13 +72,12 @@ impl Audit {
     }
 
     pub(crate) fn drift(&self, ifindex: u32) -> Option<[i64; 2]> {
-        self.drift.get(&ifindex).copied()
+        let (_, drift) = self.0.get(&ifindex)?.compared?;
+        Some(drift)
     }
 
     pub(crate) fn forget(&mut self, ifindex: u32) {
-        self.first.remove(&ifindex);
-        self.drift.remove(&ifindex);
-        self.dropped.remove(&ifindex);
+        self.0.remove(&ifindex);
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
         links::{KernelCounters, Links},
         programs::{AttachRequest, Hooks, Mode, SlotReading},
     },
-    ledger::{EventRecord, Slot, SlotRecord, Usage},
+    ledger::{EventRecord, Slot, SlotOwner, SlotRecord, Usage},
 };
 
 /// Whether nothing of ours stands at an interface any more.
@@ -118,13 +118,11 @@ impl Node {
             };
             let reading = self.programs.reading(counter.slot.0)?;
             let base = node::reading(&reading);
-            let record = SlotRecord {
+            let owner = SlotOwner {
                 machine: claim.machine.clone(),
                 interface,
                 name: link.name.clone(),
                 base,
-                cursor: base,
-                shaped: None,
                 credit: None,
                 // With an earlier owner the interface was metered all along.
                 credits: owner.is_none()
@@ -132,6 +130,11 @@ impl Node {
                         .interfaces
                         .is_newborn(link.ifindex, clock::now().monotonic),
                 counter,
+            };
+            let record = SlotRecord {
+                owner: Arc::new(owner),
+                cursor: base,
+                shaped: None,
             };
             self.drops.look(&record, (&reading).into());
             opened.push(record);
@@ -155,10 +158,9 @@ impl Node {
             if link.name != record.name && !self.closing.contains(&record.counter.slot) {
                 info!(from = record.name, to = link.name, "interface renamed");
                 events.push(records::renamed(now, record, &link.name));
-                renamed.push(SlotRecord {
-                    name: link.name.clone(),
-                    ..record.clone()
-                });
+                let mut record = record.clone();
+                record.name.clone_from(&link.name);
+                renamed.push(record);
             }
         }
         (renamed, events)
@@ -293,13 +295,11 @@ impl Node {
             return Ok(());
         }
         let mut credited = Vec::new();
-        for record in owed {
+        for mut record in owed {
             // None: it has vanished, and its deletion is not told yet.
             if let Some(credit) = self.earlier_traffic(links, &record).await? {
-                credited.push(SlotRecord {
-                    credit: Some(credit),
-                    ..record
-                });
+                record.credit = Some(credit);
+                credited.push(record);
             }
         }
         let now = self.now();

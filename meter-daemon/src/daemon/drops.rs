@@ -32,11 +32,15 @@ impl From<&SlotReading> for Apart {
 
 /// The slots, by who has them.
 #[derive(Debug, Default)]
-pub(crate) struct Drops(BTreeMap<Slot, Seen>);
+pub(crate) struct Drops {
+    /// The owner of each slot as of the last look.
+    generations: BTreeMap<Slot, Generation>,
+    /// What there is of those of which there is something: of most, all is let through.
+    seen: BTreeMap<Slot, Seen>,
+}
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Seen {
-    generation: Generation,
     /// When this daemon first looked, and now.
     first: Apart,
     now: Apart,
@@ -46,30 +50,31 @@ struct Seen {
 impl Drops {
     /// Looks at a slot whose owner `record` is: what it showed for others before is not its.
     pub(crate) fn look(&mut self, record: &SlotRecord, now: Apart) {
-        let generation = record.counter.generation;
-        let new = || Seen {
-            generation,
-            first: now,
-            now,
-            throttled: [Bytes::ZERO; 2],
-        };
-        let seen = self.0.entry(record.counter.slot).or_insert_with(new);
-        if seen.generation != generation {
-            *seen = new();
+        let (slot, generation) = (record.counter.slot, record.counter.generation);
+        if self.generations.insert(slot, generation) != Some(generation) {
+            self.seen.remove(&slot);
+            if now != Apart::default() {
+                let seen = Seen {
+                    first: now,
+                    now,
+                    ..Seen::default()
+                };
+                self.seen.insert(slot, seen);
+            }
+        } else if now != Apart::default() {
+            self.seen.entry(slot).or_default().now = now;
         }
-        seen.now = now;
     }
 
     /// Takes in what was recorded. What was handed to a shaper and has not come through was
     /// dropped or waits: a counter does not take back what then comes through after all.
     pub(crate) fn recorded(&mut self, record: &SlotRecord) {
-        let Some(seen) = self.0.get_mut(&record.counter.slot) else {
-            return;
-        };
-        if seen.generation == record.counter.generation {
-            let inside = [0, 1].map(|direction| {
-                record.cursor.shaped[direction].saturating_sub(record.base.shaped[direction])
-            });
+        let slot = record.counter.slot;
+        let inside = [0, 1].map(|direction| {
+            record.cursor.shaped[direction].saturating_sub(record.base.shaped[direction])
+        });
+        if inside != [Bytes::ZERO; 2] && self.is_owner(record) {
+            let seen = self.seen.entry(slot).or_default();
             seen.throttled = [0, 1].map(|i| seen.throttled[i].max(inside[i]));
         }
     }
@@ -104,18 +109,23 @@ impl Drops {
     }
 
     fn seen(&self, record: &SlotRecord) -> Option<&Seen> {
-        self.0
-            .get(&record.counter.slot)
-            .filter(|seen| seen.generation == record.counter.generation)
+        let seen = self.seen.get(&record.counter.slot)?;
+        self.is_owner(record).then_some(seen)
+    }
+
+    fn is_owner(&self, record: &SlotRecord) -> bool {
+        self.generations.get(&record.counter.slot) == Some(&record.counter.generation)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
         engine::units::MachineId,
-        ledger::{BootId, CounterId, InterfaceId, MapSetId, Reading},
+        ledger::{BootId, CounterId, InterfaceId, MapSetId, Reading, SlotOwner},
     };
 
     fn record(generation: u32, handed: u64, through: u64) -> SlotRecord {
@@ -123,7 +133,7 @@ mod tests {
             shaped: [Bytes(bytes), Bytes::ZERO],
             ..Reading::default()
         };
-        SlotRecord {
+        let owner = SlotOwner {
             counter: CounterId {
                 boot: BootId("b".into()),
                 map_set: MapSetId(7),
@@ -137,10 +147,13 @@ mod tests {
             },
             name: "tap1".into(),
             base: shaped(through),
-            cursor: shaped(handed),
-            shaped: None,
             credit: None,
             credits: false,
+        };
+        SlotRecord {
+            owner: Arc::new(owner),
+            cursor: shaped(handed),
+            shaped: None,
         }
     }
 

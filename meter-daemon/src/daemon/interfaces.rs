@@ -103,12 +103,7 @@ impl Interfaces {
     }
 
     /// All that is there now; whatever else we knew is gone. Returns those that are new.
-    pub(crate) fn replace(
-        &mut self,
-        links: Vec<Link>,
-        config: &Config,
-        now: Duration,
-    ) -> Vec<u32> {
+    pub(crate) fn replace(&mut self, links: Vec<Link>, config: &Config, now: Duration) -> Vec<u32> {
         let present: BTreeSet<u32> = links.iter().map(|link| link.ifindex).collect();
         let gone: Vec<u32> = self
             .links

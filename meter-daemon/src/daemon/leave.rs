@@ -67,7 +67,7 @@ fn holds_links(config: &Config) -> bool {
     let notes = Reader::open(&config.state_directory).and_then(|reader| reader.notes());
     // A ledger that is not there, or cannot be read, tells of none.
     match (notes, identity::boot_id()) {
-        (Ok(notes), Ok(boot)) => linkdown::tells_of_links(&notes, &BootId(boot)),
+        (Ok(notes), Ok(boot)) => linkdown::tells_of_links(&notes, &BootId(boot.into())),
         _ => false,
     }
 }

@@ -395,7 +395,8 @@ impl Node {
         }
         self.unapplied |= batch.changes != Changes::default();
         self.engine = next;
-        self.pending.clear();
+        // A start's are many; their room would stay.
+        self.pending = Vec::new();
         self.slots.commit(&batch.slots, &batch.freed);
         self.interfaces.highest_recorded(batch.highest.as_ref());
         self.known.recorded(&batch.notes);

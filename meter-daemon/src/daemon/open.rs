@@ -182,7 +182,7 @@ impl Node {
         let lock = ledger::lock(&config.state_directory)?;
         let (ledger, remembered) = Ledger::open(&config.state_directory)?;
         let reader = ledger.reader()?;
-        let boot = BootId(identity::boot_id()?);
+        let boot = BootId(identity::boot_id()?.into());
         let netns = identity::netns_cookie()?;
         let programs = Programs::open(&program_options(&config), random_id()?)?;
         let map_set = MapSetId(programs.map_set());

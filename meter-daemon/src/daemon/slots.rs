@@ -12,7 +12,8 @@ use crate::ledger::{BootId, CounterId, Generation, InterfaceId, MapSetId, Slot, 
 pub(crate) struct Slots {
     boot: BootId,
     map_set: MapSetId,
-    owners: BTreeMap<Slot, SlotRecord>,
+    /// By slot. Those in use are a run from the first, as the lowest free one is handed out.
+    owners: Vec<Option<SlotRecord>>,
     /// The newest slot of each interface.
     by_interface: BTreeMap<InterfaceId, Slot>,
     free: BTreeSet<Slot>,
@@ -29,28 +30,38 @@ impl Slots {
         owners: impl IntoIterator<Item = SlotRecord>,
         generations: impl IntoIterator<Item = (Slot, Generation)>,
     ) -> Self {
-        let mut by_interface = BTreeMap::new();
-        let owners: BTreeMap<_, _> = owners
-            .into_iter()
-            .inspect(|record| {
-                // The last of an interface is the newest, whatever its number.
-                by_interface.insert(record.interface, record.counter.slot);
-            })
-            .map(|record| (record.counter.slot, record))
-            .collect();
-        let free = (0..count)
-            .map(Slot)
-            .filter(|slot| !owners.contains_key(slot))
-            .collect();
-        let generations = generations.into_iter().collect();
-        Self {
+        let mut slots = Self {
             boot,
             map_set,
-            owners,
-            by_interface,
-            free,
-            generations,
+            owners: Vec::new(),
+            by_interface: BTreeMap::new(),
+            free: (0..count).map(Slot).collect(),
+            generations: generations.into_iter().collect(),
+        };
+        for record in owners {
+            slots.free.remove(&record.counter.slot);
+            // The last of an interface is the newest, whatever its number.
+            slots
+                .by_interface
+                .insert(record.interface, record.counter.slot);
+            slots.put(record);
         }
+        slots
+    }
+
+    /// Returns who had the slot before.
+    fn put(&mut self, record: SlotRecord) -> Option<SlotRecord> {
+        let index = record.counter.slot.0 as usize;
+        if self.owners.len() <= index {
+            // Exactly: doubling would waste half.
+            const MORE: usize = 256;
+            let more = index + 1 - self.owners.len();
+            if self.owners.capacity() <= index {
+                self.owners.reserve_exact(more.max(MORE));
+            }
+            self.owners.resize(index + 1, None);
+        }
+        self.owners.get_mut(index)?.replace(record)
     }
 
     /// What a slot's counter is called, but for its generation.
@@ -81,17 +92,14 @@ impl Slots {
             self.free.remove(&record.counter.slot);
             self.generations
                 .insert(record.counter.slot, record.counter.generation);
-            let known = self
-                .owners
-                .insert(record.counter.slot, record.clone())
-                .is_some();
-            if !known {
+            if self.put(record.clone()).is_none() {
                 self.by_interface
                     .insert(record.interface, record.counter.slot);
             }
         }
         for counter in freed {
-            if let Some(record) = self.owners.remove(&counter.slot) {
+            let owner = self.owners.get_mut(counter.slot.0 as usize);
+            if let Some(record) = owner.and_then(Option::take) {
                 self.free.insert(counter.slot);
                 if self.by_interface.get(&record.interface) == Some(&counter.slot) {
                     self.by_interface.remove(&record.interface);
@@ -102,17 +110,17 @@ impl Slots {
 
     /// No shaper sends a slot's packets anywhere, whatever the ledger says.
     pub(crate) fn unshape(&mut self, slot: Slot) {
-        if let Some(record) = self.owners.get_mut(&slot) {
+        if let Some(Some(record)) = self.owners.get_mut(slot.0 as usize) {
             record.shaped = None;
         }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &SlotRecord> {
-        self.owners.values()
+        self.owners.iter().flatten()
     }
 
     pub(crate) fn get(&self, slot: Slot) -> Option<&SlotRecord> {
-        self.owners.get(&slot)
+        self.owners.get(slot.0 as usize)?.as_ref()
     }
 
     /// The slot that counts an interface now: the newest, where an earlier one of the same
@@ -120,26 +128,34 @@ impl Slots {
     pub(crate) fn of_interface(&self, interface: InterfaceId) -> Option<&SlotRecord> {
         self.by_interface
             .get(&interface)
-            .and_then(|slot| self.owners.get(slot))
+            .and_then(|slot| self.get(*slot))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::engine::units::MachineId;
+    use crate::{
+        engine::units::MachineId,
+        ledger::{Reading, SlotOwner},
+    };
 
     fn record(counter: CounterId, ifindex: u32) -> SlotRecord {
-        SlotRecord {
+        let owner = SlotOwner {
             counter,
             machine: MachineId::from("web1"),
             interface: InterfaceId { netns: 1, ifindex },
             name: "tap1".into(),
-            base: crate::ledger::Reading::default(),
-            cursor: crate::ledger::Reading::default(),
-            shaped: None,
+            base: Reading::default(),
             credit: None,
             credits: true,
+        };
+        SlotRecord {
+            owner: Arc::new(owner),
+            cursor: Reading::default(),
+            shaped: None,
         }
     }
 
@@ -161,7 +177,7 @@ mod tests {
         slots.commit(std::slice::from_ref(&first), &[]);
         let old = record(slots.free().next().unwrap(), 3);
         slots.commit(std::slice::from_ref(&old), &[]);
-        slots.commit(&[], &[first.counter]);
+        slots.commit(&[], &[first.counter.clone()]);
         let new = record(slots.free().next().unwrap(), 3);
         assert!(new.counter.slot < old.counter.slot);
         slots.commit(std::slice::from_ref(&new), &[]);

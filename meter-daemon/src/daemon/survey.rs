@@ -53,7 +53,7 @@ async fn look(config: &Config) -> Result<Vec<Surveyed>, Failure> {
             error,
         })?,
     };
-    let mut guests = Guests::new(&BootId(identity::boot_id()?), 0, &[]);
+    let mut guests = Guests::new(&BootId(identity::boot_id()?.into()), 0, &[]);
     guests.look(config, clock::now().monotonic);
     let mut found = Vec::new();
     for link in links.dump().await? {

@@ -3,6 +3,8 @@
 //! Whether a counter is the old one is decided by its identity, by whoever looks the slot
 //! up; here the identity is the same, so a figure can only have grown.
 
+use std::sync::Arc;
+
 use super::{Reading, Shaped, SlotRecord};
 use crate::engine::units::{Bytes, Traffic};
 
@@ -59,9 +61,9 @@ pub fn advance(
     ];
     let through = through(record.shaped, shaped_now)?;
     let mut next = SlotRecord {
+        owner: Arc::clone(&record.owner),
         cursor: *now,
         shaped: shaped_now,
-        ..record.clone()
     };
     let mut used = [Bytes::ZERO; 2];
     for way in 0..2 {
@@ -73,7 +75,9 @@ pub fn advance(
         // What cannot be taken out of this delta is taken out of the next.
         let shaped = shaped[way].min(counted[way]);
         next.cursor.shaped[way] = before.shaped[way] + shaped;
-        next.base.shaped[way] += through;
+        if through > Bytes::ZERO {
+            next.base.shaped[way] += through;
+        }
         used[way] = counted[way].saturating_sub(shaped) + through;
     }
     let moved = Traffic {
@@ -88,12 +92,13 @@ pub fn advance(
 /// ledger's to settle ([`super::Batch::anew`]).
 #[must_use]
 pub fn begun_anew(record: &SlotRecord, now: &Reading, shaped_now: Option<Shaped>) -> SlotRecord {
-    SlotRecord {
-        base: *now,
+    let mut next = SlotRecord {
+        owner: Arc::clone(&record.owner),
         cursor: *now,
         shaped: shaped_now,
-        ..record.clone()
-    }
+    };
+    next.base = *now;
+    next
 }
 
 /// Everything that the slot's owner was ever credited with by this slot: the sum of all

@@ -1,17 +1,20 @@
 //! What the writer knows of the tables without asking them: ids, zones, and the minute,
 //! hour, day and month that each machine is in. Read at start, and again after a failure.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Row};
 
 use super::{
-    BootId,
+    BootId, SlotOwner,
     error::UnknownZone,
     query::Table,
     rollup::{self, Span, Zones},
-    slots::{Fixed, SlotKey},
+    slots::SlotKey,
     value,
 };
 use crate::engine::units::{MachineId, Traffic};
@@ -42,7 +45,7 @@ pub(super) struct Known {
 pub(super) struct Memory {
     pub(super) machines: HashMap<MachineId, Known>,
     pub(super) boots: Vec<(BootId, i64)>,
-    pub(super) slots: HashMap<SlotKey, (i64, Fixed)>,
+    pub(super) slots: HashMap<SlotKey, (i64, Arc<SlotOwner>)>,
     /// Machines whose open row is to be written at the end of the batch, in order of their
     /// numbers so that the pages are visited in order.
     pub(super) touched: BTreeSet<(MachineKey, MachineId)>,
@@ -51,11 +54,14 @@ pub(super) struct Memory {
 impl Memory {
     pub(super) fn load(connection: &Connection) -> rusqlite::Result<Self> {
         let mut boots = connection.prepare("SELECT boot_id, id FROM boot")?;
-        let boots = boots.query_map([], |row| Ok((BootId(row.get(0)?), row.get(1)?)))?;
+        let boots = boots.query_map([], |row| {
+            Ok((BootId(row.get::<_, String>(0)?.into()), row.get(1)?))
+        })?;
+        let boots: Vec<_> = boots.collect::<Result<_, _>>()?;
         Ok(Self {
             machines: machines(connection)?.into_iter().collect(),
-            boots: boots.collect::<Result<_, _>>()?,
-            slots: super::slots::known(connection)?,
+            slots: super::slots::known(connection, &boots)?,
+            boots,
             touched: BTreeSet::new(),
         })
     }

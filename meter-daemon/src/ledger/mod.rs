@@ -31,6 +31,11 @@ mod tests;
 mod value;
 mod verify;
 
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
+
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
@@ -93,7 +98,7 @@ impl Default for Retention {
 
 /// This boot of this kernel: the text of `/proc/sys/kernel/random/boot_id`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct BootId(pub String);
+pub struct BootId(pub Arc<str>);
 
 /// One set of pinned maps, named at random when it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -154,9 +159,35 @@ pub struct Shaped {
     pub through: [Bytes; 2],
 }
 
-/// A slot and its owner.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A slot, its owner, and how far its counters are in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotRecord {
+    /// Shared by all who know the slot: of twenty thousand of them the daemon, the ledger's writer
+    /// and a batch would each have a copy. Who changes it gets one of his own.
+    pub owner: Arc<SlotOwner>,
+    /// What the counters showed at the last commit: everything up to here is in the ledger.
+    pub cursor: Reading,
+    /// What had come through our shapers at the cursor, while they stand.
+    pub shaped: Option<Shaped>,
+}
+
+impl Deref for SlotRecord {
+    type Target = SlotOwner;
+
+    fn deref(&self) -> &SlotOwner {
+        &self.owner
+    }
+}
+
+impl DerefMut for SlotRecord {
+    fn deref_mut(&mut self) -> &mut SlotOwner {
+        Arc::make_mut(&mut self.owner)
+    }
+}
+
+/// What seldom changes of a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotOwner {
     /// Which counter.
     pub counter: CounterId,
     /// Whose traffic it is.
@@ -168,10 +199,6 @@ pub struct SlotRecord {
     /// What the counters showed when the slot was handed out; of `shaped`, with what has come
     /// through our shapers since, so that what is between it and the cursor was dropped.
     pub base: Reading,
-    /// What they showed at the last commit: everything up to here is in the ledger.
-    pub cursor: Reading,
-    /// What had come through our shapers at the cursor, while they stand.
-    pub shaped: Option<Shaped>,
     /// Traffic from before attachment, credited from the interface's own counters. Absent
     /// until it has been found, once.
     pub credit: Option<Traffic>,

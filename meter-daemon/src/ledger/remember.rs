@@ -36,7 +36,7 @@ pub(super) fn all(connection: &Connection, memory: &Memory) -> rusqlite::Result<
         .map(|(name, known)| (known.key, (name, known)))
         .collect();
     Ok(Remembered {
-        slots: slots::all(connection, &machines, &memory.boots)?,
+        slots: slots::all(connection, memory)?,
         generations: slots::generations(connection)?,
         highest: highest(connection, &memory.boots)?,
         notes: notes(connection)?,

@@ -1,14 +1,13 @@
 //! Slots, their owners and their cursors.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use rusqlite::{Connection, Row, params};
 
 use super::{
-    BootId, CounterId, Generation, InterfaceId, MapSetId, Reading, Shaped, Slot, SlotRecord,
-    cursor,
+    BootId, CounterId, Generation, InterfaceId, MapSetId, Reading, Shaped, Slot, SlotOwner,
+    SlotRecord, cursor,
     memory::{MachineKey, Memory},
-    remember::Machines,
     settled,
     value::{self, Unsigned},
 };
@@ -23,46 +22,45 @@ pub(super) struct SlotKey {
     generation: Generation,
 }
 
-/// What seldom changes of a slot: its row is written only when this differs.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Fixed {
-    machine: MachineKey,
-    interface: InterfaceId,
-    name: Box<str>,
-    base: Reading,
-    credit: Option<Traffic>,
-    credits: bool,
-}
-
 const COLUMNS: &str = "slot.id, slot.boot, slot.map_set, slot.slot, slot.generation, \
-     slot.machine, slot.netns, slot.ifindex, slot.name, \
+     machine.name, slot.netns, slot.ifindex, slot.name, \
      base_received, base_sent, base_exempt, base_packets_received, base_packets_sent, \
      base_frames_received, base_frames_sent, base_shaped_received, base_shaped_sent, \
      credit_received, credit_sent, credit_exempt, credits";
 
-/// Columns before the cursor's.
-const FIXED: usize = 22;
+/// Rows of slots, with their owners.
+const FROM: &str = "FROM slot JOIN machine ON machine.id = slot.machine";
 
-fn fixed(row: &Row<'_>) -> rusqlite::Result<(SlotKey, (i64, Fixed))> {
+/// A slot's row id, and whose it is.
+fn owner(row: &Row<'_>, boots: &[(BootId, i64)]) -> rusqlite::Result<(i64, SlotKey, SlotOwner)> {
     let key = SlotKey {
         boot: row.get(1)?,
         map_set: MapSetId(unsigned(row, 2)?),
         slot: Slot(row.get(3)?),
         generation: Generation(row.get(4)?),
     };
+    let boot = boots.iter().find(|(_, id)| *id == key.boot);
     let credit = row.get::<_, Option<Unsigned>>(18)?;
-    let fixed = Fixed {
-        machine: MachineKey(row.get(5)?),
+    let owner = SlotOwner {
+        counter: CounterId {
+            boot: boot
+                .map(|(boot, _)| boot.clone())
+                .ok_or_else(|| missing("boot"))?,
+            map_set: key.map_set,
+            slot: key.slot,
+            generation: key.generation,
+        },
+        machine: row.get::<_, String>(5)?.as_str().into(),
         interface: InterfaceId {
             netns: unsigned(row, 6)?,
             ifindex: row.get(7)?,
         },
-        name: row.get::<_, String>(8)?.into(),
+        name: row.get(8)?,
         base: reading(row, 9)?,
         credit: credit.map(|_| value::traffic(row, 18)).transpose()?,
         credits: row.get(21)?,
     };
-    Ok((key, (row.get(0)?, fixed)))
+    Ok((row.get(0)?, key, owner))
 }
 
 fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
@@ -79,57 +77,43 @@ fn reading(row: &Row<'_>, first: usize) -> rusqlite::Result<Reading> {
 }
 
 /// What the writer remembers of every slot.
-pub(super) fn known(connection: &Connection) -> rusqlite::Result<HashMap<SlotKey, (i64, Fixed)>> {
-    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM slot"))?;
-    statement.query_map([], fixed)?.collect()
-}
-
-/// Every slot that is not free, whole.
-pub(super) fn all(
+pub(super) fn known(
     connection: &Connection,
-    machines: &Machines<'_>,
     boots: &[(BootId, i64)],
-) -> rusqlite::Result<Vec<SlotRecord>> {
-    let mut statement = connection.prepare(&format!(
-        "SELECT {COLUMNS}, received, sent, exempt, packets_received, packets_sent,
-             frames_received, frames_sent, shaped_received, shaped_sent,
-             ifb, through_received, through_sent
-         FROM slot JOIN cursor ON cursor.slot = slot.id ORDER BY slot.id"
-    ))?;
+) -> rusqlite::Result<HashMap<SlotKey, (i64, Arc<SlotOwner>)>> {
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} {FROM}"))?;
     statement
         .query_map([], |row| {
-            let (key, (_, fixed)) = fixed(row)?;
-            let boot = boots.iter().find(|(_, id)| *id == key.boot);
-            let shaped = match row.get(FIXED + 9)? {
+            let (id, key, owner) = owner(row, boots)?;
+            Ok((key, (id, Arc::new(owner))))
+        })?
+        .collect()
+}
+
+/// Every slot that is not free, in the order in which they were handed out.
+pub(super) fn all(connection: &Connection, memory: &Memory) -> rusqlite::Result<Vec<SlotRecord>> {
+    let mut owners: HashMap<i64, &Arc<SlotOwner>> = HashMap::new();
+    owners.extend(memory.slots.values().map(|(id, owner)| (*id, owner)));
+    let mut statement = connection.prepare(
+        "SELECT slot, received, sent, exempt, packets_received, packets_sent,
+             frames_received, frames_sent, shaped_received, shaped_sent,
+             ifb, through_received, through_sent
+         FROM cursor ORDER BY slot",
+    )?;
+    statement
+        .query_map([], |row| {
+            let owner = owners.get(&row.get(0)?).ok_or_else(|| missing("owner"))?;
+            let shaped = match row.get(10)? {
                 Some(ifb) => Some(Shaped {
                     ifb,
-                    through: [
-                        value::bytes(row, FIXED + 10)?,
-                        value::bytes(row, FIXED + 11)?,
-                    ],
+                    through: [value::bytes(row, 11)?, value::bytes(row, 12)?],
                 }),
                 None => None,
             };
             Ok(SlotRecord {
-                counter: CounterId {
-                    boot: boot
-                        .map(|(boot, _)| boot.clone())
-                        .ok_or_else(|| missing("boot"))?,
-                    map_set: key.map_set,
-                    slot: key.slot,
-                    generation: key.generation,
-                },
-                machine: machines
-                    .get(&fixed.machine)
-                    .map(|(name, _)| (*name).clone())
-                    .ok_or_else(|| missing("machine"))?,
-                interface: fixed.interface,
-                name: fixed.name.into(),
-                base: fixed.base,
-                cursor: reading(row, FIXED)?,
+                owner: Arc::clone(owner),
+                cursor: reading(row, 1)?,
                 shaped,
-                credit: fixed.credit,
-                credits: fixed.credits,
             })
         })?
         .collect()
@@ -166,7 +150,7 @@ pub(super) fn boot(
     if let Some((_, id)) = memory.boots.iter().find(|(known, _)| known == boot) {
         return Ok(*id);
     }
-    connection.execute("INSERT INTO boot (boot_id) VALUES (?1)", [&boot.0])?;
+    connection.execute("INSERT INTO boot (boot_id) VALUES (?1)", [&*boot.0])?;
     let id = connection.last_insert_rowid();
     memory.boots.push((boot.clone(), id));
     Ok(id)
@@ -204,7 +188,7 @@ pub(super) fn record(
     Ok(())
 }
 
-/// Writes the fixed part where it changed; the slot's row id.
+/// Writes whose it is where that changed; the slot's row id.
 fn fix(connection: &Connection, memory: &mut Memory, slot: &SlotRecord) -> rusqlite::Result<i64> {
     let key = SlotKey {
         boot: boot(connection, memory, &slot.counter.boot)?,
@@ -212,21 +196,16 @@ fn fix(connection: &Connection, memory: &mut Memory, slot: &SlotRecord) -> rusql
         slot: slot.counter.slot,
         generation: slot.counter.generation,
     };
-    let fixed = Fixed {
-        machine: super::record::machine(connection, memory, &slot.machine)?,
-        interface: slot.interface,
-        name: slot.name.as_str().into(),
-        base: slot.base,
-        credit: slot.credit,
-        credits: slot.credits,
-    };
     let id = match memory.slots.get(&key) {
-        Some((id, known)) if *known == fixed => return Ok(*id),
+        Some((id, known)) if Arc::ptr_eq(known, &slot.owner) || **known == **slot => {
+            return Ok(*id);
+        }
         Some((id, _)) => Some(*id),
         None => None,
     };
-    let [received, sent, exempt] = value::columns(fixed.base.traffic);
-    let credit = fixed.credit.map(value::columns);
+    let machine = super::record::machine(connection, memory, &slot.machine)?;
+    let [received, sent, exempt] = value::columns(slot.base.traffic);
+    let credit = slot.credit.map(value::columns);
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO slot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
@@ -238,23 +217,23 @@ fn fix(connection: &Connection, memory: &mut Memory, slot: &SlotRecord) -> rusql
             Unsigned(key.map_set.0),
             key.slot.0,
             key.generation.0,
-            fixed.machine.0,
-            Unsigned(fixed.interface.netns),
-            fixed.interface.ifindex,
-            fixed.name,
+            machine.0,
+            Unsigned(slot.interface.netns),
+            slot.interface.ifindex,
+            slot.name,
             received,
             sent,
             exempt,
-            Unsigned(fixed.base.packets[0]),
-            Unsigned(fixed.base.packets[1]),
-            Unsigned(fixed.base.frames[0].0),
-            Unsigned(fixed.base.frames[1].0),
-            Unsigned(fixed.base.shaped[0].0),
-            Unsigned(fixed.base.shaped[1].0),
+            Unsigned(slot.base.packets[0]),
+            Unsigned(slot.base.packets[1]),
+            Unsigned(slot.base.frames[0].0),
+            Unsigned(slot.base.frames[1].0),
+            Unsigned(slot.base.shaped[0].0),
+            Unsigned(slot.base.shaped[1].0),
             credit.map(|[received, _, _]| received),
             credit.map(|[_, sent, _]| sent),
             credit.map(|[_, _, exempt]| exempt),
-            fixed.credits,
+            slot.credits,
         ])?;
     let id = match id {
         Some(id) => id,
@@ -264,7 +243,7 @@ fn fix(connection: &Connection, memory: &mut Memory, slot: &SlotRecord) -> rusql
             id
         }
     };
-    memory.slots.insert(key, (id, fixed));
+    memory.slots.insert(key, (id, Arc::clone(&slot.owner)));
     Ok(id)
 }
 
@@ -309,20 +288,24 @@ pub(super) struct Used {
 
 /// That of every slot, or of the one with a row id.
 pub(super) fn used(connection: &Connection, only: Option<i64>) -> rusqlite::Result<Vec<Used>> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS}, received, sent, exempt, packets_received, packets_sent,
+    let mut statement = connection.prepare_cached(
+        "SELECT slot.machine, credit_received, credit_sent, credit_exempt,
+             base_received, base_sent, base_exempt, base_packets_received, base_packets_sent,
+             base_frames_received, base_frames_sent, base_shaped_received, base_shaped_sent,
+             received, sent, exempt, packets_received, packets_sent,
              frames_received, frames_sent, shaped_received, shaped_sent
-         FROM slot JOIN cursor ON cursor.slot = slot.id WHERE ?1 IS NULL OR slot.id = ?1"
-    ))?;
+         FROM slot JOIN cursor ON cursor.slot = slot.id WHERE ?1 IS NULL OR slot.id = ?1",
+    )?;
     statement
         .query_map([only], |row| {
-            let (_, (_, fixed)) = fixed(row)?;
-            let counted = cursor::counted(&fixed.base, &reading(row, FIXED)?);
+            let credit = row.get::<_, Option<Unsigned>>(1)?;
+            let credit = credit.map(|_| value::traffic(row, 1)).transpose()?;
+            let counted = cursor::counted(&reading(row, 4)?, &reading(row, 13)?);
             Ok(Used {
-                machine: fixed.machine,
+                machine: MachineKey(row.get(0)?),
                 // Figures that contradict each other are nobody's: `verify` finds what lacks.
                 counted: counted.unwrap_or(Traffic::ZERO),
-                credit: fixed.credit.unwrap_or(Traffic::ZERO),
+                credit: credit.unwrap_or(Traffic::ZERO),
             })
         })?
         .collect()

@@ -237,7 +237,7 @@ fn months_are_what_the_counters_gave_also_those_that_are_gone_or_fell() {
     let (mut now, zone) = (at("2026-11-20T10:00:00Z"), TimeZone::UTC);
     let mut slots = [slot("a", 1), slot("a", 2), slot("b", 3)];
     slots[0].credit = Some(moved(40, 2, 0));
-    let counter = |index: usize| slot("", u32::try_from(index).unwrap() + 1).counter;
+    let counter = |index: usize| slot("", u32::try_from(index).unwrap() + 1).counter.clone();
     for round in 0..6_u64 {
         let mut step = batch(now + SECOND * 60);
         for (index, record) in slots.iter_mut().enumerate() {

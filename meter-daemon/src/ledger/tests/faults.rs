@@ -146,13 +146,9 @@ fn a_step_that_fails_halfway_leaves_what_the_writer_remembers_as_it_was() {
     // The event comes last and is of a time that cannot be kept; a machine, a boot and a
     // slot that came with it must not be taken for recorded.
     let mut bad = minute(1);
-    bad.slots.push(SlotRecord {
-        counter: CounterId {
-            boot: BootId("new".into()),
-            ..slot("new", 9).counter
-        },
-        ..slot("new", 9)
-    });
+    let mut new = slot("new", 9);
+    new.counter.boot = BootId("new".into());
+    bad.slots.push(new);
     let mut good = bad.clone();
     bad.events
         .push(event(at("9000-01-01T00:00:00Z"), "new", "mad"));

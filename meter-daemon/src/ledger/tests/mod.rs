@@ -29,7 +29,7 @@ pub(crate) fn moved(received: u64, sent: u64, exempt: u64) -> Traffic {
 
 /// A slot of a machine, with nothing read yet.
 pub(crate) fn slot(machine: &str, slot: u32) -> SlotRecord {
-    SlotRecord {
+    let owner = SlotOwner {
         counter: CounterId {
             boot: BootId("2b9d1f2e-6f0a-4a5c-9c39-boot".into()),
             map_set: MapSetId(u64::MAX - 3),
@@ -43,10 +43,13 @@ pub(crate) fn slot(machine: &str, slot: u32) -> SlotRecord {
         },
         name: format!("tap{slot}i0"),
         base: Reading::default(),
-        cursor: Reading::default(),
-        shaped: None,
         credit: None,
         credits: true,
+    };
+    SlotRecord {
+        owner: Arc::new(owner),
+        cursor: Reading::default(),
+        shaped: None,
     }
 }
 

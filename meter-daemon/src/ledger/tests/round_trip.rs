@@ -66,7 +66,7 @@ fn everything() -> Batch {
             value: Some(r#"{"kind":"tbf"}"#.into()),
         }],
         highest: Some(Highest {
-            boot: slot("", 0).counter.boot,
+            boot: slot("", 0).counter.boot.clone(),
             interface: InterfaceId {
                 netns: u64::MAX,
                 ifindex: 108,
@@ -165,7 +165,7 @@ fn a_slot_that_is_freed_is_gone_and_its_generation_stays() {
     ledger
         .record(&Batch {
             slots: vec![last.clone(), next.clone()],
-            freed: vec![last.counter],
+            freed: vec![last.counter.clone()],
             notes: vec![HostNote {
                 key: "root-qdisc/1/107".into(),
                 value: None,

@@ -171,7 +171,7 @@ fn of_a_forgotten_machine_events_stay_and_its_statements_go_on_should_it_return(
     (step.usage, step.slots) = (vec![other], vec![record]);
     ledger.record(&step).unwrap();
     let mut last = batch(december);
-    last.freed = vec![slot("m", 1).counter];
+    last.freed = vec![slot("m", 1).counter.clone()];
     ledger.record(&last).unwrap();
 
     let reader = ledger.reader().unwrap();
