@@ -400,6 +400,7 @@ impl Node {
 
     async fn act_on_links(&mut self, links: &Links) {
         if std::mem::take(&mut self.overrun) {
+            self.interfaces.list_again();
             self.tick(links).await;
             return;
         }
@@ -438,10 +439,12 @@ impl Node {
     async fn round(&mut self, links: &Links) -> Result<(), node::CycleError> {
         let clock = || crate::host::clock::now().monotonic;
         let began = clock();
-        let dump = links.dump().await?;
+        let counters = links.counters().await?;
+        if !self.interfaces.counted(&counters, began) {
+            self.see_all(links.dump().await?);
+        }
         let dumped = clock();
-        self.audit(&dump)?;
-        self.see_all(dump);
+        self.audit(&counters)?;
         self.ask_hypervisors();
         self.check_hooks()?;
         self.discover(links).await?;

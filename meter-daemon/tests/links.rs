@@ -10,7 +10,7 @@
 mod node;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::UdpSocket,
     time::{Duration, Instant},
 };
@@ -182,7 +182,10 @@ fn received_and_sent_are_the_guests() {
         links::neighbour("tap", pair.guest.v4.into(), Mac([2, 0, 0, 0, 0, 9])).unwrap();
         let before = links.get(pair.tap).await.unwrap().unwrap();
         send("10.9.0.1:0", "10.9.0.2:9", 100);
-        (before, links.get(pair.tap).await.unwrap().unwrap())
+        let after = links.get(pair.tap).await.unwrap().unwrap();
+        let counters = links.counters().await.unwrap();
+        assert_eq!(counters.get(&pair.tap), Some(&after.kernel));
+        (before, after)
     });
     assert_eq!(after.kernel.received.0 - before.kernel.received.0, 104_200);
     assert_eq!(after.kernel.packets[0] - before.kernel.packets[0], 100);
@@ -310,6 +313,8 @@ fn a_thousand_links_are_listed_at_once_and_each_was_told_of() {
         }
         println!("listed in {took:?}");
         assert!(took < Duration::from_millis(500), "{took:?}");
+        let listed: BTreeMap<_, _> = all.iter().map(|link| (link.ifindex, link.kernel)).collect();
+        assert_eq!(links.counters().await.unwrap(), listed);
 
         // The buffer holds a burst like that.
         let told: BTreeSet<u32> = quiet(&mut links)

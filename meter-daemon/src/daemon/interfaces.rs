@@ -17,6 +17,10 @@ use crate::{
 /// create a tap under one name and rename it, or set its address, some moments later.
 const NEWBORN: Duration = Duration::from_secs(10);
 
+/// The kernel tells of every change, and tells when it could not: a list of all links is for what
+/// nobody has thought of.
+const LIST: Duration = Duration::from_mins(10);
+
 /// What the kernel last said of a link that is gone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LastWords {
@@ -38,6 +42,8 @@ pub(crate) struct Interfaces {
     born: BTreeMap<u32, Duration>,
     /// The last counters of links that were a machine's and are gone.
     last_words: BTreeMap<u32, LastWords>,
+    /// When all links are to be listed again though nothing calls for it, by the monotonic clock.
+    list_at: Duration,
     /// Links that came and went between two looks at what there is, and whose they were.
     brief: BTreeMap<u32, (Link, Claim)>,
     highest: u32,
@@ -65,6 +71,7 @@ impl Interfaces {
             claims: BTreeMap::new(),
             born: BTreeMap::new(),
             last_words: BTreeMap::new(),
+            list_at: Duration::ZERO,
             brief: BTreeMap::new(),
             highest: recorded.unwrap_or(0),
             recorded,
@@ -91,6 +98,26 @@ impl Interfaces {
         }
     }
 
+    /// Takes in the counters of all links. False where they are not those that we know, or have
+    /// not been listed for long: only a list tells.
+    pub(crate) fn counted(
+        &mut self,
+        counters: &BTreeMap<u32, KernelCounters>,
+        now: Duration,
+    ) -> bool {
+        for (ifindex, kernel) in counters {
+            if let Some(link) = self.links.get_mut(ifindex) {
+                link.kernel = *kernel;
+            }
+        }
+        now < self.list_at && self.links.keys().eq(counters.keys())
+    }
+
+    /// Events were lost.
+    pub(crate) fn list_again(&mut self) {
+        self.list_at = Duration::ZERO;
+    }
+
     /// A link that is there: new, renamed or otherwise changed.
     pub(crate) fn present(&mut self, link: Link, config: &Config, now: Duration) {
         // One that comes with a number we have passed was not born here and now: it comes
@@ -104,6 +131,7 @@ impl Interfaces {
 
     /// All that is there now; whatever else we knew is gone. Returns those that are new.
     pub(crate) fn replace(&mut self, links: Vec<Link>, config: &Config, now: Duration) -> Vec<u32> {
+        self.list_at = now + LIST;
         let present: BTreeSet<u32> = links.iter().map(|link| link.ifindex).collect();
         let gone: Vec<u32> = self
             .links
@@ -355,6 +383,35 @@ mod tests {
         interfaces.departed(&veth(10, "a"));
         interfaces.looked_at();
         assert!(!interfaces.is_newborn(10, NOW));
+    }
+
+    #[test]
+    fn all_are_listed_where_the_counters_are_of_others_or_events_were_lost_or_long_after() {
+        let config = Config::default();
+        let counters = |ifindices: &[u32]| -> BTreeMap<u32, KernelCounters> {
+            let of = |ifindex: &u32| {
+                let mut counters = veth(*ifindex, "").kernel;
+                counters.packets = [u64::from(*ifindex), 7];
+                (*ifindex, counters)
+            };
+            ifindices.iter().map(of).collect()
+        };
+        let mut interfaces = node(Some(9), false);
+        assert!(!interfaces.counted(&counters(&[]), NOW), "never listed");
+        let both = vec![veth(10, "a"), veth(11, "b")];
+        assert_eq!(interfaces.replace(both.clone(), &config, NOW), [10, 11]);
+        assert!(interfaces.counted(&counters(&[10, 11]), NOW));
+        let link = interfaces.link(11).unwrap();
+        assert_eq!(link.kernel.packets, [11, 7], "taken in");
+        for others in [&[10][..], &[10, 12], &[10, 11, 12]] {
+            assert!(!interfaces.counted(&counters(others), NOW), "{others:?}");
+        }
+        let later = NOW + LIST;
+        assert!(!interfaces.counted(&counters(&[10, 11]), later));
+        assert!(interfaces.replace(both, &config, later).is_empty());
+        assert!(interfaces.counted(&counters(&[10, 11]), later));
+        interfaces.list_again();
+        assert!(!interfaces.counted(&counters(&[10, 11]), later));
     }
 
     #[test]

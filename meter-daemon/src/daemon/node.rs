@@ -41,7 +41,7 @@ use crate::{
     host::{
         clock::{self, Moment},
         error::HostError,
-        links::Link,
+        links::KernelCounters,
         netlink::NetlinkError,
         programs::{Programs, SlotReading},
     },
@@ -436,19 +436,21 @@ impl Node {
     }
 
     /// Our counts against the kernel's, on the same basis.
-    pub(super) fn audit(&mut self, links: &[Link]) -> Result<(), HostError> {
+    pub(super) fn audit(
+        &mut self,
+        counters: &BTreeMap<u32, KernelCounters>,
+    ) -> Result<(), HostError> {
         let readings = self.programs.readings()?;
-        for link in links {
-            let Some(slot) = self.attached.get(&link.ifindex) else {
+        for (ifindex, slot) in &self.attached {
+            let (Some(kernel), Some(reading)) =
+                (counters.get(ifindex), readings.get(*slot as usize))
+            else {
                 continue;
             };
-            let Some(reading) = readings.get(*slot as usize) else {
-                continue;
-            };
-            let kernel = [link.kernel.received, link.kernel.sent];
-            let shaped = self.enforcer.interferes(link.ifindex, *slot);
+            let kernel = [kernel.received, kernel.sent];
+            let shaped = self.enforcer.interferes(*ifindex, *slot);
             let found = self.audit.look(
-                link.ifindex,
+                *ifindex,
                 &self::reading(reading),
                 kernel,
                 shaped,
@@ -456,10 +458,10 @@ impl Node {
             );
             match found {
                 None => {
-                    self.drifting.remove(&link.ifindex);
+                    self.drifting.remove(ifindex);
                 }
-                Some((direction, moved, drift)) if self.drifting.insert(link.ifindex) => warn!(
-                    interface = link.name,
+                Some((direction, moved, drift)) if self.drifting.insert(*ifindex) => warn!(
+                    interface = self.interfaces.link(*ifindex).map(|link| &link.name),
                     direction = ["received", "sent"][direction],
                     kernel = moved.0,
                     drift,

@@ -177,7 +177,7 @@ mod tests {
         slots.commit(std::slice::from_ref(&first), &[]);
         let old = record(slots.free().next().unwrap(), 3);
         slots.commit(std::slice::from_ref(&old), &[]);
-        slots.commit(&[], &[first.counter.clone()]);
+        slots.commit(&[], std::slice::from_ref(&first.counter));
         let new = record(slots.free().next().unwrap(), 3);
         assert!(new.counter.slot < old.counter.slot);
         slots.commit(std::slice::from_ref(&new), &[]);
