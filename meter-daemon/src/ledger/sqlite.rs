@@ -178,6 +178,8 @@ impl Ledger {
     pub fn checkpoint(&mut self) -> Result<(), LedgerError> {
         self.connection
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            // The pages that the step touched are the system's to keep, or not, until the next.
+            .and_then(|()| self.connection.release_memory())
             .map_err(|error| self.failed("moving the log into the ledger", &error))
     }
 
