@@ -21,6 +21,7 @@ mod limits;
 mod linkdown;
 mod node;
 mod open;
+mod packed;
 mod quiet;
 mod records;
 mod shapers;
@@ -440,7 +441,8 @@ impl Node {
         let clock = || crate::host::clock::now().monotonic;
         let began = clock();
         let counters = links.counters().await?;
-        if !self.interfaces.counted(&counters, began) {
+        let listed = !self.interfaces.counted(&counters, began);
+        if listed {
             self.see_all(links.dump().await?);
         }
         let dumped = clock();
@@ -454,6 +456,9 @@ impl Node {
         self.arm_and_apply(Which::All).await;
         let applied = clock();
         self.checkpoint();
+        if listed {
+            self.pack();
+        }
         let ended = clock();
         self.tally.polls.observe(ended.saturating_sub(began));
         let micros = |from: Duration, to: Duration| to.saturating_sub(from).as_micros();

@@ -17,6 +17,7 @@ use super::{
     limits::{Absolute, Account, Indices, Spent},
     node::Node,
     open::Failure,
+    packed::pack,
     share::aim,
 };
 use crate::{
@@ -49,6 +50,11 @@ pub(crate) struct Arms {
 }
 
 impl Arms {
+    pub(super) fn pack(&mut self) {
+        self.indices.pack();
+        pack(&mut self.accounts);
+    }
+
     /// These bytes of the counters are in the ledger now.
     pub(super) fn took(&mut self, traffic: &BTreeMap<MachineId, Traffic>) {
         for (machine, traffic) in traffic {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::packed::pack;
 use crate::{engine::units::Bytes, ledger::Reading};
 
 /// A difference is worth a warning from this share of the traffic on.
@@ -74,6 +75,10 @@ impl Audit {
     pub(crate) fn drift(&self, ifindex: u32) -> Option<[i64; 2]> {
         let (_, drift) = self.0.get(&ifindex)?.compared?;
         Some(drift)
+    }
+
+    pub(crate) fn pack(&mut self) {
+        pack(&mut self.0);
     }
 
     pub(crate) fn forget(&mut self, ifindex: u32) {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::packed::pack;
 use crate::{
     engine::units::Bytes,
     host::programs::SlotReading,
@@ -64,6 +65,10 @@ impl Drops {
         } else if now != Apart::default() {
             self.seen.entry(slot).or_default().now = now;
         }
+    }
+
+    pub(crate) fn pack(&mut self) {
+        pack(&mut self.generations);
     }
 
     /// Takes in what was recorded. What was handed to a shaper and has not come through was

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::guests::Guests;
+use super::{guests::Guests, packed::pack};
 use crate::{
     config::{Claim, Config},
     host::links::{AdminState, KernelCounters, Link, LinkKind},
@@ -227,6 +227,11 @@ impl Interfaces {
             Some(claim) => self.claims.insert(ifindex, claim),
             None => self.claims.remove(&ifindex),
         };
+    }
+
+    pub(crate) fn pack(&mut self) {
+        pack(&mut self.links);
+        pack(&mut self.claims);
     }
 
     pub(crate) fn has_changed(&self) -> bool {

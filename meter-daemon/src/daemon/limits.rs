@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meter_common::NO_MACHINE;
 
+use super::packed::pack;
 use crate::engine::{
     Left,
     units::{Bytes, MachineId, Traffic},
@@ -135,6 +136,11 @@ impl Indices {
             self.whose.remove(index);
         }
         freed
+    }
+
+    pub(crate) fn pack(&mut self) {
+        pack(&mut self.of);
+        pack(&mut self.whose);
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&MachineId, u32)> {

@@ -23,6 +23,7 @@ use super::{
     known::Known,
     linkdown::HeldLinks,
     node::{CycleError, Node},
+    packed::pack,
     quiet::Quiet,
     records,
     shapers::Enforcer,
@@ -327,6 +328,17 @@ impl Node {
         self.discover(links).await?;
         self.poll().await?;
         Ok(())
+    }
+
+    /// What came since the last time has left tables half empty.
+    pub(super) fn pack(&mut self) {
+        self.slots.pack();
+        self.interfaces.pack();
+        self.audit.pack();
+        self.drops.pack();
+        self.arms.pack();
+        pack(&mut self.attached);
+        pack(&mut self.enforcer.verdicts);
     }
 
     /// Programs that stand are the ledger's, or they go.

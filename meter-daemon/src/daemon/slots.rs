@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::packed::pack;
 use crate::ledger::{BootId, CounterId, Generation, InterfaceId, MapSetId, Slot, SlotRecord};
 
 /// The slots of one map set, as of the last commit.
@@ -106,6 +107,11 @@ impl Slots {
                 }
             }
         }
+    }
+
+    pub(crate) fn pack(&mut self) {
+        pack(&mut self.by_interface);
+        pack(&mut self.generations);
     }
 
     /// No shaper sends a slot's packets anywhere, whatever the ledger says.
