@@ -441,18 +441,19 @@ impl Node {
         let clock = || crate::host::clock::now().monotonic;
         let began = clock();
         let counters = links.counters().await?;
+        let dumped = clock();
+        let outcome = self.measure_against(&counters).await;
+        let measured = clock();
         let listed = !self.interfaces.counted(&counters, began);
         if listed {
             self.see_all(links.dump().await?);
         }
-        let dumped = clock();
-        self.audit(&counters)?;
         self.ask_hypervisors();
         self.check_hooks()?;
         self.discover(links).await?;
         let discovered = clock();
-        self.measure().await?;
-        let measured = clock();
+        // A ledger that cannot be written keeps nobody from being metered.
+        outcome?;
         self.arm_and_apply(Which::All).await;
         let applied = clock();
         self.checkpoint();
@@ -464,9 +465,9 @@ impl Node {
         let micros = |from: Duration, to: Duration| to.saturating_sub(from).as_micros();
         tracing::debug!(
             links = micros(began, dumped),
-            whose = micros(dumped, discovered),
-            bytes = micros(discovered, measured),
-            applied = micros(measured, applied),
+            bytes = micros(dumped, measured),
+            whose = micros(measured, discovered),
+            applied = micros(discovered, applied),
             checkpoint = micros(applied, ended),
             "polled"
         );

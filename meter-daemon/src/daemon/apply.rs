@@ -34,21 +34,16 @@ impl Node {
     /// poll. What is not done within a [`TURN`] waits for the loop's next one: when a midnight
     /// suspends a thousand machines, whoever asks for something, or sends, is not kept waiting.
     pub(super) async fn apply_to(&mut self, which: Which) {
-        let interfaces = self.interfaces_per_machine();
+        let interfaces = self.throttled_interfaces();
+        let restrained: BTreeSet<&MachineId> = self.engine.restrained().map(|it| it.0).collect();
         let mut changing = 0;
         let records: Vec<SlotRecord> = self
-            .slots
-            .iter()
+            .looked_at(&which)
             .filter(|record| !self.closing.contains(&record.counter.slot))
             .filter(|record| {
-                let ifindex = record.interface.ifindex;
-                self.wanted(&record.machine) != Enforcement::None
-                    || self.enforcer.touches(ifindex)
+                restrained.contains(&record.machine)
+                    || self.enforcer.touches(record.interface.ifindex)
                     || self.enforcer.verdict(record) != Some(Verdict::Pass)
-            })
-            .filter(|record| match &which {
-                Which::All | Which::Changed => true,
-                Which::These(these) => these.contains(&record.interface.ifindex),
             })
             .filter(|record| {
                 let stands = self.stands_as_wanted(record, &interfaces);
@@ -84,6 +79,16 @@ impl Node {
         self.police_the_rest(&throttled);
     }
 
+    fn looked_at(&self, which: &Which) -> Box<dyn Iterator<Item = &SlotRecord> + '_> {
+        match which {
+            Which::All | Which::Changed => Box::new(self.slots.iter()),
+            Which::These(these) => {
+                let of = |ifindex: &u32| self.slots.of_interface(self.interfaces.id(*ifindex));
+                Box::new(Vec::from_iter(these.iter().filter_map(of)).into_iter())
+            }
+        }
+    }
+
     /// Whether an earlier turn was too short.
     pub(super) fn is_unfinished(&self) -> bool {
         !self.unfinished.is_empty()
@@ -97,7 +102,7 @@ impl Node {
 
     /// Whether what is wanted of an interface stands, as far as we know without looking.
     pub(super) fn stands(&self, record: &SlotRecord) -> bool {
-        self.stands_as_wanted(record, &self.interfaces_per_machine())
+        self.stands_as_wanted(record, &self.throttled_interfaces())
     }
 
     /// Whether a throttle stands otherwise: where a root stands that is not ours to replace, the
@@ -122,13 +127,32 @@ impl Node {
             && self.link_stands(record.interface.ifindex)
     }
 
-    fn interfaces_per_machine(&self) -> BTreeMap<MachineId, u64> {
-        let mut count = BTreeMap::new();
-        for record in self.slots.iter() {
-            if !self.closing.contains(&record.counter.slot) {
-                *count.entry(record.machine.clone()).or_default() += 1;
+    /// How many interfaces each throttled machine has.
+    fn throttled_interfaces(&self) -> BTreeMap<MachineId, u64> {
+        self.of_throttled(|count: &mut u64, _| *count += 1)
+    }
+
+    /// What is gathered of the interfaces of each throttled machine.
+    pub(super) fn of_throttled<T: Default>(
+        &self,
+        mut gather: impl FnMut(&mut T, &SlotRecord),
+    ) -> BTreeMap<MachineId, T> {
+        let mut found: BTreeMap<MachineId, T> = self
+            .engine
+            .restrained()
+            .filter(|(_, enforcement)| matches!(enforcement, Enforcement::Throttle(_)))
+            .map(|(machine, _)| (machine.clone(), T::default()))
+            .collect();
+        // Of twenty thousand interfaces nearly all are nobody's who is throttled.
+        if !found.is_empty() {
+            for record in self.slots.iter() {
+                if !self.closing.contains(&record.counter.slot)
+                    && let Some(found) = found.get_mut(&record.machine)
+                {
+                    gather(found, record);
+                }
             }
         }
-        count
+        found
     }
 }

@@ -128,25 +128,26 @@ impl Node {
         }
     }
 
-    /// What every machine has spent that is counted, to be looked at around a reading.
-    pub(super) fn spent(&self) -> BTreeMap<MachineId, Spent> {
-        let spent = |machine: &MachineId| {
-            let index = self.arms.indices.get(machine)?;
-            let spent = self.programs.limits().spent(index).ok()?;
-            Some([spent.received.0, spent.sent.0])
+    /// What every machine has spent that is counted, by entry, to be looked at around a reading.
+    pub(super) fn spent(&self) -> Vec<(u32, Spent)> {
+        let limits = self.programs.limits();
+        let spent = |account: &Account| {
+            let spent = limits.spent(account.index()).ok()?;
+            Some((account.index(), [spent.received.0, spent.sent.0]))
         };
-        self.arms
-            .accounts
-            .keys()
-            .filter_map(|machine| Some((machine.clone(), spent(machine)?)))
-            .collect()
+        self.arms.accounts.values().filter_map(spent).collect()
     }
 
     /// A reading was taken in that began after `before` was looked at.
-    pub(super) fn compare_spent(&mut self, before: &BTreeMap<MachineId, Spent>) {
+    pub(super) fn compare_spent(&mut self, before: &[(u32, Spent)]) {
         let after = self.spent();
-        for (machine, account) in &mut self.arms.accounts {
-            if let (Some(before), Some(after)) = (before.get(machine), after.get(machine)) {
+        let mut looks = before.iter().zip(&after);
+        for account in self.arms.accounts.values_mut() {
+            let Some(((of, before), (and, after))) = looks.next() else {
+                break;
+            };
+            // Nobody comes or goes in between; if somebody did, the next reading's looks are his.
+            if [*of, *and] == [account.index(); 2] {
                 account.look(*before, *after);
             }
         }
@@ -175,16 +176,10 @@ impl Node {
     /// How many interfaces of a throttled machine are policed, of how many, where others of it
     /// are shaped.
     pub(super) fn policed(&self) -> BTreeMap<MachineId, (u64, u64)> {
-        let mut found: BTreeMap<MachineId, (u64, u64)> = BTreeMap::new();
-        for record in self.slots.iter() {
-            if !self.closing.contains(&record.counter.slot)
-                && matches!(self.wanted(&record.machine), Enforcement::Throttle(_))
-            {
-                let (policed, all) = found.entry(record.machine.clone()).or_default();
-                *policed += u64::from(!self.enforcer.shapes(record));
-                *all += 1;
-            }
-        }
+        let mut found = self.of_throttled(|(policed, all): &mut (u64, u64), record| {
+            *policed += u64::from(!self.enforcer.shapes(record));
+            *all += 1;
+        });
         found.retain(|_, (policed, all)| (1..*all).contains(policed));
         found
     }
@@ -238,7 +233,7 @@ impl Node {
         let is_new = !boundaries.is_empty() && !self.arms.accounts.contains_key(machine);
         if is_new {
             self.programs.limits_mut().start_counting(index)?;
-            let mut account = Account::default();
+            let mut account = Account::new(index);
             if self.arms.unused.contains(machine) {
                 // Nothing moves there, so there is no need to wait for a reading.
                 let spent = self.programs.limits().spent(index)?;

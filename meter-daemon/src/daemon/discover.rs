@@ -41,6 +41,9 @@ impl Node {
     /// Meters what should be metered, lets go of what is gone. Called after link changes and
     /// at each poll.
     pub(crate) async fn discover(&mut self, links: &Links) -> Result<(), CycleError> {
+        if self.is_settled() {
+            return Ok(());
+        }
         if self.is_due() {
             // A period that has ended is closed with its last byte.
             self.measure().await?;
@@ -98,6 +101,19 @@ impl Node {
             self.arm_and_apply(Which::Changed).await;
         }
         Ok(())
+    }
+
+    /// Whether each claimed interface is metered, nothing else is, and nothing is owed.
+    fn is_settled(&self) -> bool {
+        let mut slots = 0;
+        let owed = |record: &SlotRecord| record.credits && record.credit.is_none();
+        let none = !self.slots.iter().inspect(|_| slots += 1).any(owed);
+        none && !self.interfaces.has_changed()
+            && !self.terms_changed
+            && !self.unapplied
+            && self.closing.is_empty()
+            && self.interfaces.guests.news().is_empty()
+            && [self.attached.len(), self.interfaces.claimed()] == [slots; 2]
     }
 
     /// A slot for each claimed interface that has none, and for one that has a new owner.

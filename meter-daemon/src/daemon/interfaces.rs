@@ -234,6 +234,11 @@ impl Interfaces {
         pack(&mut self.claims);
     }
 
+    /// How many there are that are somebody's.
+    pub(crate) fn claimed(&self) -> usize {
+        self.claims.len()
+    }
+
     pub(crate) fn has_changed(&self) -> bool {
         self.changed
     }

@@ -31,6 +31,8 @@ pub(crate) struct Absolute {
 /// What the ledger has of a machine's traffic, against the program's spent counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Account {
+    /// The program's entry, where the spent counters are.
+    index: u32,
     /// Taken in by the engine since this account was opened.
     taken: [i128; 2],
     /// So far the spent counters are ahead of that.
@@ -38,6 +40,17 @@ pub(crate) struct Account {
 }
 
 impl Account {
+    pub(crate) fn new(index: u32) -> Self {
+        Self {
+            index,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) const fn index(&self) -> u32 {
+        self.index
+    }
+
     /// These bytes of the counters are in the ledger now.
     pub(crate) fn took(&mut self, traffic: Traffic) {
         self.taken[0] += i128::from(traffic.received.0);

@@ -20,6 +20,7 @@ use super::{
     drops::Drops,
     interfaces::Interfaces,
     known::Known,
+    limits::Spent,
     linkdown::HeldLinks,
     quiet::Quiet,
     records,
@@ -214,14 +215,36 @@ impl Node {
 
     /// Observe, step, record: everything up to now is in the ledger, or nothing changed.
     pub(super) async fn measure(&mut self) -> Result<(), CycleError> {
-        self.measure_last(&BTreeSet::new()).await
+        let spent = self.spent();
+        let readings = self.programs.readings()?;
+        self.take_in(&spent, &readings, &BTreeSet::new()).await
+    }
+
+    /// The same, and our counts are compared with the kernel's own, which were read just before.
+    pub(super) async fn measure_against(
+        &mut self,
+        kernel: &BTreeMap<u32, KernelCounters>,
+    ) -> Result<(), CycleError> {
+        let spent = self.spent();
+        let readings = self.programs.readings()?;
+        self.audit(kernel, &readings);
+        self.take_in(&spent, &readings, &BTreeSet::new()).await
     }
 
     /// The same, and slots that no program counts in any more are free from now on.
     pub(super) async fn measure_last(&mut self, left: &BTreeSet<Slot>) -> Result<(), CycleError> {
-        let now = self.now();
         let spent = self.spent();
         let readings = self.programs.readings()?;
+        self.take_in(&spent, &readings, left).await
+    }
+
+    async fn take_in(
+        &mut self,
+        spent: &[(u32, Spent)],
+        readings: &[SlotReading],
+        left: &BTreeSet<Slot>,
+    ) -> Result<(), CycleError> {
+        let now = self.now();
         let mut observed = Observed::default();
         for record in self.slots.iter() {
             let reading = match readings.get(record.counter.slot.0 as usize) {
@@ -234,7 +257,7 @@ impl Node {
             self.observe(now, record, &reading, &mut observed).await;
         }
         self.record(now, observed, left)?;
-        self.compare_spent(&spent);
+        self.compare_spent(spent);
         self.measured_to = now;
         Ok(())
     }
@@ -436,14 +459,9 @@ impl Node {
     }
 
     /// Our counts against the kernel's, on the same basis.
-    pub(super) fn audit(
-        &mut self,
-        counters: &BTreeMap<u32, KernelCounters>,
-    ) -> Result<(), HostError> {
-        let readings = self.programs.readings()?;
+    fn audit(&mut self, kernel: &BTreeMap<u32, KernelCounters>, readings: &[SlotReading]) {
         for (ifindex, slot) in &self.attached {
-            let (Some(kernel), Some(reading)) =
-                (counters.get(ifindex), readings.get(*slot as usize))
+            let (Some(kernel), Some(reading)) = (kernel.get(ifindex), readings.get(*slot as usize))
             else {
                 continue;
             };
@@ -470,7 +488,6 @@ impl Node {
                 Some(_) => {}
             }
         }
-        Ok(())
     }
 
     /// The engine's time now.

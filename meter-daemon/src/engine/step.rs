@@ -145,6 +145,16 @@ impl Engine {
         }
     }
 
+    /// Those of whose packets not everything passes: see [`Engine::enforcement`].
+    pub fn restrained(&self) -> impl Iterator<Item = (&MachineId, Enforcement)> {
+        let all = (!self.settings.dry_run).then(|| self.machines.values());
+        all.into_iter()
+            .flatten()
+            .filter(|machine| machine.is_live())
+            .map(|machine| (&machine.id, machine.enforcement()))
+            .filter(|(_, enforcement)| *enforcement != Enforcement::None)
+    }
+
     /// The plan in force for the machine.
     #[must_use]
     pub fn plan(&self, machine: &MachineId) -> Option<&Plan> {
