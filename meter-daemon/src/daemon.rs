@@ -87,8 +87,9 @@ const CALLS: usize = 256;
 /// When it cannot start, or cannot go on: with the exit status that says which.
 pub fn run(config_path: &Path) -> Result<(), Failure> {
     memory::share_one_heap();
+    let began = crate::host::clock::now().monotonic;
     let config = Config::load(config_path)?;
-    runtime()?.block_on(serve(config_path, config))
+    runtime()?.block_on(serve(config_path, config, began))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -102,13 +103,16 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         })
 }
 
-async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
+async fn serve(config_path: &Path, config: Config, began: Duration) -> Result<(), Failure> {
+    let clock = || crate::host::clock::now().monotonic;
+    let configured = clock();
     warn_of_gaps(&config);
     let mut signals = Signals::new()?;
     // Subscribed before the first dump: no change falls in between.
     let mut links = Links::open()?;
     let mut chains = chain_changes();
     let mut node = Node::open_when_free(Arc::new(config), &links).await?;
+    let opened = clock();
     let (calls, mut asked) = mpsc::channel(CALLS);
     let doors = Doors::open(&node.config, &calls).await?;
     drop(calls);
@@ -117,6 +121,13 @@ async fn serve(config_path: &Path, config: Config) -> Result<(), Failure> {
     // A log that is damaged costs at most what came since: the slots are in the ledger itself.
     node.checkpoint();
     memory::give_back();
+    let micros = |from: Duration, to: Duration| to.saturating_sub(from).as_micros();
+    tracing::debug!(
+        configuration = micros(began, configured),
+        ledger = micros(configured, opened),
+        interfaces = micros(opened, clock()),
+        "started"
+    );
     notify(&[sd_notify::NotifyState::Ready]);
     info!(
         machines = node.shown().count(),

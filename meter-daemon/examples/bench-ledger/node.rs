@@ -9,7 +9,7 @@ use std::{
 
 use meter_tests::{
     Context, Failure, Result, http,
-    meterd::{Meterd, sample},
+    meterd::{End, Meterd, sample},
     sandbox::Sandbox,
     tap::Tap,
 };
@@ -133,6 +133,7 @@ pub(super) fn measure(table: &mut Table, ledger: &Path, interfaces: u32) -> Resu
         the_minute(table, &polls(&meterd.log())[before..]);
         at_rest(table, pid, interfaces)?;
         answering(table, &meterd, pid)?;
+        the_start_again(table, &mut meterd)?;
         // First: links that nobody takes leave thousands of the kernel's workers behind.
         let begun = Instant::now();
         let detached = meterd.command(&["detach"])?.status();
@@ -142,6 +143,26 @@ pub(super) fn measure(table: &mut Table, ledger: &Path, interfaces: u32) -> Resu
         eprintln!("detached in {:?}", begun.elapsed());
         Ok(())
     })
+}
+
+/// Everything is attached: what a restart takes, and an upgrade.
+fn the_start_again(table: &mut Table, meterd: &mut Meterd<'_>) -> Result<()> {
+    meterd.stop(End::Asked)?;
+    let begun = Instant::now();
+    meterd.start()?;
+    table.add(
+        "start again, where all are metered already",
+        "2 s",
+        ms(begun.elapsed()),
+    );
+    for line in meterd
+        .log()
+        .lines()
+        .filter(|line| line.contains(" started "))
+    {
+        eprintln!("{line}");
+    }
+    Ok(())
 }
 
 fn the_minute(table: &mut Table, polls: &[Vec<(String, u64)>]) {

@@ -110,7 +110,6 @@ impl Node {
         let none = !self.slots.iter().inspect(|_| slots += 1).any(owed);
         none && !self.interfaces.has_changed()
             && !self.terms_changed
-            && !self.unapplied
             && self.closing.is_empty()
             && self.interfaces.guests.news().is_empty()
             && [self.attached.len(), self.interfaces.claimed()] == [slots; 2]
