@@ -1,5 +1,6 @@
-//! The short way, which nearly every packet takes: a frame as it is, counted on the wire, of an
-//! interface with nothing out of the ordinary and a machine within its limits.
+//! The short way, which nearly every packet takes: a frame as it is, or one that is yet to be
+//! segmented and whose headers are TCP's or UDP's without ado, counted on the wire, of an interface
+//! with nothing out of the ordinary and a machine within its limits.
 //!
 //! It does what the long way would do, or nothing at all. Nothing is kept on the stack, since
 //! behind each first write to a place there the verifier puts a barrier if the daemon is without
@@ -13,7 +14,12 @@ use aya_ebpf::{helpers::bpf_map_lookup_elem, macros::map, maps::Array, programs:
 use core::ptr;
 use meter_common::{Counters, IFINDEX_ARRAY, MAPPED, Machine, NO_GROUP, NO_MACHINE, ShortWay};
 
-use crate::{COUNTERS, MACHINES, atomic::load, exempt, limits, traffic};
+use crate::{
+    COUNTERS, MACHINES,
+    atomic::load,
+    exempt, limits,
+    traffic::{self, Weight},
+};
 
 /// By ifindex. Those past it go the long way, and so do all where the basis of counting is
 /// not the wire: the daemon opens none.
@@ -24,13 +30,10 @@ static SHORT_WAYS: Array<ShortWay> = Array::with_max_entries(IFINDEX_ARRAY, MAPP
 #[inline(always)]
 pub fn way<const SENT: bool>(ctx: &TcContext) -> Option<()> {
     // SAFETY: the kernel hands every program a context that outlives the call.
-    let (gso_size, ifindex) = unsafe { ((*ctx.skb.skb).gso_size, (*ctx.skb.skb).ifindex) };
-    if gso_size != 0 {
-        return None;
-    }
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     let way = SHORT_WAYS.get(ifindex)?;
     if load(&way.machine) == u64::from(NO_MACHINE) {
-        count(ctx, counters::<SENT>(way)?);
+        count(ctx, counters::<SENT>(way)?)?;
         return Some(());
     }
     // SAFETY: the key is the lower half of a word, and machines are what the map holds.
@@ -40,13 +43,13 @@ pub fn way<const SENT: bool>(ctx: &TcContext) -> Option<()> {
     }
     let counters = counters::<SENT>(way)?;
     if load(&machine.counts) == 0 {
-        count(ctx, counters);
+        count(ctx, counters)?;
         return Some(());
     }
     if !limits::is_within(machine) {
         return None;
     }
-    let bytes = count(ctx, counters);
+    let bytes = count(ctx, counters)?;
     limits::spend::<SENT>(machine, load(&way.machine), bytes);
     Some(())
 }
@@ -71,13 +74,20 @@ unsafe fn look_up<M, V>(map: &'static M, key: *const u32) -> Option<ptr::NonNull
     ptr::NonNull::new(unsafe { bpf_map_lookup_elem(map, key.cast()) }.cast())
 }
 
-/// Says how many bytes it is.
+/// Says how many bytes it is; None, and nothing is counted, where that takes more than a look.
 #[inline(always)]
-fn count(ctx: &TcContext, counters: &mut Counters) -> u64 {
-    let len = u64::from(ctx.len());
-    let bytes = len + u64::from(traffic::tag(ctx));
+fn count(ctx: &TcContext, counters: &mut Counters) -> Option<u64> {
+    // SAFETY: the kernel hands every program a context that outlives the call.
+    let gso_size = unsafe { (*ctx.skb.skb).gso_size };
+    let Weight { bytes, packets } = match gso_size {
+        0 => Weight {
+            bytes: u64::from(ctx.len() + traffic::tag(ctx)),
+            packets: 1,
+        },
+        _ => traffic::plain_segments(ctx, gso_size)?,
+    };
     counters.bytes += bytes;
-    counters.packets += 1;
-    counters.frame_bytes += len;
-    bytes
+    counters.packets += packets;
+    counters.frame_bytes += u64::from(ctx.len());
+    Some(bytes)
 }

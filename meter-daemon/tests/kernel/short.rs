@@ -64,6 +64,12 @@ fn frames() -> Vec<(&'static str, Vec<u8>, u32)> {
     let mut v6 = Frame::ethernet(IPV6).ipv6(17).udp(1).payload(100);
     v6[22..24].copy_from_slice(&[0x20, 1]);
     let tagged = Frame::ethernet(IPV4).tag(IPV4).ipv4(17, 0).udp(1);
+    let (on_v4, on_v6) = (Frame::ethernet(IPV4), Frame::ethernet(IPV6));
+    // A guest may write what it likes: headers that would reach beyond the packet, or of no length.
+    let mut lies = on_v4.clone().ipv4(6, 0).tcp(0, 1).payload(4);
+    lies[46] = 0xf0;
+    let mut nothing = on_v6.clone().ipv6(6).tcp(0, 1).payload(3000);
+    nothing[66] = 0;
     vec![
         ("IPv4", v4.payload(100), 0),
         ("IPv4 of others", other, 0),
@@ -72,9 +78,52 @@ fn frames() -> Vec<(&'static str, Vec<u8>, u32)> {
         ("ARP", Frame::ethernet(0x0806).payload(28), 0),
         (
             "offloaded",
-            Frame::ethernet(IPV4).ipv4(6, 0).tcp(0, 1).payload(3000),
+            on_v4.clone().ipv4(6, 0).tcp(12, 1).payload(3000),
             400,
         ),
+        (
+            "offloaded, IPv6",
+            on_v6.clone().ipv6(6).tcp(12, 1).payload(3000),
+            400,
+        ),
+        (
+            "offloaded UDP",
+            on_v4.clone().ipv4(17, 0).udp(1).payload(3000),
+            400,
+        ),
+        (
+            "offloaded UDP, IPv6",
+            on_v6.clone().ipv6(17).udp(1).payload(3000),
+            400,
+        ),
+        (
+            "offloaded, with options",
+            on_v4.clone().ipv4(6, 8).tcp(0, 1).payload(3000),
+            400,
+        ),
+        (
+            "offloaded, with an extension",
+            on_v6
+                .clone()
+                .ipv6(60)
+                .extension(6, 0, 1, 8)
+                .tcp(0, 1)
+                .payload(3000),
+            400,
+        ),
+        (
+            "offloaded, with a tag",
+            on_v4.clone().tag(IPV4).ipv4(6, 0).tcp(0, 1).payload(3000),
+            400,
+        ),
+        (
+            "offloaded SCTP",
+            on_v4.clone().ipv4(132, 0).payload(3000),
+            400,
+        ),
+        ("offloaded, too short", on_v4.ipv4(6, 0).payload(6), 400),
+        ("offloaded, headers beyond it", lies, 4),
+        ("offloaded, headers of no length", nothing, 400),
     ]
 }
 

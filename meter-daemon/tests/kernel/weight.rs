@@ -240,7 +240,7 @@ impl Frame {
     }
 
     /// Next header, length in its own units, first option.
-    fn extension(mut self, next: u8, length: u8, option: u8, bytes: usize) -> Self {
+    pub(crate) fn extension(mut self, next: u8, length: u8, option: u8, bytes: usize) -> Self {
         let mut header = vec![0u8; bytes];
         header[..3].copy_from_slice(&[next, length, option]);
         self.0.extend(header);
