@@ -103,12 +103,7 @@ fn frames() -> Vec<(&'static str, Vec<u8>, u32)> {
         ),
         (
             "offloaded, with an extension",
-            on_v6
-                .clone()
-                .ipv6(60)
-                .extension(6, 0, 1, 8)
-                .tcp(0, 1)
-                .payload(3000),
+            on_v6.ipv6(60).extension(6, 0, 1, 8).tcp(0, 1).payload(3000),
             400,
         ),
         (
