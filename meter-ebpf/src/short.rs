@@ -30,10 +30,21 @@ static SHORT_WAYS: Array<ShortWay> = Array::with_max_entries(IFINDEX_ARRAY, MAPP
 #[inline(always)]
 pub fn way<const SENT: bool>(ctx: &TcContext) -> Option<()> {
     // SAFETY: the kernel hands every program a context that outlives the call.
+    let gso_size = unsafe { (*ctx.skb.skb).gso_size };
+    // Told apart here, and not where it is counted: a frame pays for one look at it, and no more.
+    match gso_size {
+        0 => way_of::<SENT, false>(ctx),
+        _ => way_of::<SENT, true>(ctx),
+    }
+}
+
+#[inline(always)]
+fn way_of<const SENT: bool, const OFFLOADED: bool>(ctx: &TcContext) -> Option<()> {
+    // SAFETY: as above.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     let way = SHORT_WAYS.get(ifindex)?;
     if load(&way.machine) == u64::from(NO_MACHINE) {
-        count(ctx, counters::<SENT>(way)?)?;
+        count::<OFFLOADED>(ctx, counters::<SENT>(way)?)?;
         return Some(());
     }
     // SAFETY: the key is the lower half of a word, and machines are what the map holds.
@@ -43,13 +54,13 @@ pub fn way<const SENT: bool>(ctx: &TcContext) -> Option<()> {
     }
     let counters = counters::<SENT>(way)?;
     if load(&machine.counts) == 0 {
-        count(ctx, counters)?;
+        count::<OFFLOADED>(ctx, counters)?;
         return Some(());
     }
     if !limits::is_within(machine) {
         return None;
     }
-    let bytes = count(ctx, counters)?;
+    let bytes = count::<OFFLOADED>(ctx, counters)?;
     limits::spend::<SENT>(machine, load(&way.machine), bytes);
     Some(())
 }
@@ -76,15 +87,13 @@ unsafe fn look_up<M, V>(map: &'static M, key: *const u32) -> Option<ptr::NonNull
 
 /// Says how many bytes it is; None, and nothing is counted, where that takes more than a look.
 #[inline(always)]
-fn count(ctx: &TcContext, counters: &mut Counters) -> Option<u64> {
-    // SAFETY: the kernel hands every program a context that outlives the call.
-    let gso_size = unsafe { (*ctx.skb.skb).gso_size };
-    let Weight { bytes, packets } = match gso_size {
-        0 => Weight {
+fn count<const OFFLOADED: bool>(ctx: &TcContext, counters: &mut Counters) -> Option<u64> {
+    let Weight { bytes, packets } = match OFFLOADED {
+        true => traffic::plain_segments(ctx)?,
+        false => Weight {
             bytes: u64::from(ctx.len() + traffic::tag(ctx)),
             packets: 1,
         },
-        _ => traffic::plain_segments(ctx, gso_size)?,
     };
     counters.bytes += bytes;
     counters.packets += packets;

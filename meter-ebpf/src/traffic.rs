@@ -145,12 +145,12 @@ fn segments(ctx: &TcContext, basis: u32, gso_size: u32, tag: u32) -> u64 {
 /// right behind IP, as nearly all are: its headers are read where they lie, each of which a helper
 /// would take some 10 ns to fetch. None where they are not so, or not in one piece.
 #[inline(always)]
-pub fn plain_segments(ctx: &TcContext, gso_size: u32) -> Option<Weight> {
+pub fn plain_segments(ctx: &TcContext) -> Option<Weight> {
     let headers = plain_headers(ctx)?;
     let (len, tag) = (ctx.len(), tag(ctx));
     // SAFETY: the kernel hands every program a context that outlives the call.
-    let gso_segs = unsafe { (*ctx.skb.skb).gso_segs };
-    if headers > len {
+    let (gso_size, gso_segs) = unsafe { ((*ctx.skb.skb).gso_size, (*ctx.skb.skb).gso_segs) };
+    if headers > len || gso_size == 0 {
         return None;
     }
     // As in `segments`, whichever of the two is there.
