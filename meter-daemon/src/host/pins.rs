@@ -117,6 +117,12 @@ impl Pins {
         self.clsact(ifindex).is_dir()
     }
 
+    /// Whether we have put anything on a clsact qdisc since these pins were made: a mark is made
+    /// each time, be it for a moment, and leaves its folder.
+    pub(super) fn were_on_clsact(&self) -> bool {
+        self.root.join("clsact").is_dir()
+    }
+
     pub(super) fn unmark_clsact(&self, ifindex: u32) -> Result<(), HostError> {
         remove_folder(&self.clsact(ifindex)).map(drop)
     }
