@@ -17,9 +17,6 @@ use meter_common::{CountBytes, IFINDEX_ARRAY, Interface, ShortWay};
 
 use super::{error::HostError, mapped::Mapped};
 
-/// So many are written at a time: 64 KiB, a multiple of every page size.
-const PART: u32 = 4096;
-
 /// A table of them by ifindex, and where it may be used.
 pub(super) struct ShortWays {
     map: MapData,
@@ -118,9 +115,10 @@ impl ShortWays {
         if ifindex >= IFINDEX_ARRAY {
             return Ok(());
         }
-        let start = ifindex - ifindex % PART;
         // For the moment only: all of them are 1 MB, which would count as ours for good.
-        let part = Mapped::new(self.map.fd().as_fd(), start..start + PART)
+        let page = u32::try_from(rustix::param::page_size() / size_of::<ShortWay>()).unwrap_or(1);
+        let start = ifindex - ifindex % page;
+        let part = Mapped::new(self.map.fd().as_fd(), start..start + page)
             .map_err(|error| failed("write a short way", error))?;
         write(&part, ifindex, to);
         Ok(())
