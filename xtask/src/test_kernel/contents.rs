@@ -91,6 +91,8 @@ pub(super) fn pack(
     contents.add_folder(&project.root.join("config"))?;
     let tests = project.root.join("tests");
     contents.archive.folder(&tests).map_err(failed)?;
+    // Some show the daemon an /etc of their own.
+    contents.archive.folder(Path::new("/etc")).map_err(failed)?;
     contents.archive.finish().map_err(failed)?;
     Ok(path)
 }
