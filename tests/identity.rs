@@ -4,12 +4,13 @@
 use std::{fs, time::Duration};
 
 use meter_tests::{
-    Context, Failure, Result, links,
+    Context, Failure, Result, inspect, links,
     meterd::{Counted, End},
     sandbox::Sandbox,
     scene::{EVERY_TAP, MACHINE, Scene, is_metered},
     topology::Port,
     traffic::ping,
+    wait::{self, Seen},
 };
 use rustix::mount::mount_bind;
 
@@ -142,6 +143,38 @@ fn a_new_map_set_counts_from_zero_and_what_the_old_one_had_stays() -> Result<()>
         }
         let events = scene.meterd.json(&["events"])?.to_string();
         assert!(events.contains("counter-ended"), "{events}");
+        Ok(())
+    })
+}
+
+/// What is pinned holds the links, and with them the programs: nothing else tells of its end.
+#[test]
+fn pins_that_go_under_a_running_daemon_are_back_with_the_next_poll_and_no_counter_is_another()
+-> Result<()> {
+    Sandbox::run(|sandbox| {
+        let mut scene = Scene::prepare(sandbox, EVERY_TAP)?.started()?;
+        traffic(&scene, 9)?;
+        fs::remove_dir_all(scene.meterd.pins()).could_not(|| "remove the pins")?;
+        let wait = Duration::from_millis(20);
+        let seen = wait::until("the pins", wait, Duration::from_secs(5), || {
+            let there = inspect::pins(&scene.meterd.pins()).is_ok_and(|pins| pins.len() >= 14);
+            Ok(match there && is_metered("tap101i0")? {
+                true => Seen::Yes(()),
+                false => Seen::NotYet("not yet".to_owned()),
+            })
+        })?;
+        println!("back after {:?}", seen.1);
+        traffic(&scene, 30)?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(39));
+        traffic(&scene, 2)?;
+        scene.meterd.stop(End::Killed)?;
+        traffic(&scene, 4)?;
+        scene.meterd.start()?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(45));
+        let events = scene.meterd.json(&["events"])?.to_string();
+        assert!(!events.contains("counter-ended"), "{events}");
+        let said = events.contains("had been removed from outside");
+        assert_eq!(said, inspect::has_tcx()?, "{events}");
         Ok(())
     })
 }

@@ -372,6 +372,23 @@ impl Node {
 
     /// Without tcx, programs hang on a qdisc that others may remove: what is lost is put back.
     pub(super) fn check_hooks(&mut self) -> Result<(), HostError> {
+        if let Some(lost) = self.programs.mend()? {
+            warn!(
+                interfaces = lost.len(),
+                "somebody removed what was pinned under {}: it is back; what passed meanwhile \
+                 was not counted",
+                self.config.pin_directory.display()
+            );
+            let now = self.now();
+            for ifindex in lost {
+                self.tally.drift_repairs += 1;
+                if let Some(record) = self.slots.of_interface(self.interfaces.id(ifindex)) {
+                    const WHY: &str = "its programs had been removed from outside; they are back, \
+                                       and what passed meanwhile was not counted";
+                    self.pending.push(records::attach_failed(now, record, WHY));
+                }
+            }
+        }
         if self.programs.mode() == Mode::Tcx {
             return Ok(());
         }

@@ -28,6 +28,7 @@ mod bpf;
 mod clsact;
 mod detach;
 mod exempt;
+mod held;
 mod hex;
 mod load;
 mod mapped;

@@ -4,6 +4,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use meter_common::LAYOUT;
@@ -55,13 +56,18 @@ impl Pins {
     pub(super) fn create(pin_directory: &Path) -> Result<Self, HostError> {
         on_bpffs(pin_directory)?;
         let pins = Self::of_layout(pin_directory);
+        pins.make_folders()?;
+        Ok(pins)
+    }
+
+    pub(super) fn make_folders(&self) -> Result<(), HostError> {
         for folder in ["maps", "links"] {
-            let folder = pins.root.join(folder);
+            let folder = self.root.join(folder);
             fs::create_dir_all(&folder).map_err(|error| {
                 HostError::system(format!("make the folder {}", folder.display()), error)
             })?;
         }
-        Ok(pins)
+        Ok(())
     }
 
     fn of_layout(pin_directory: &Path) -> Self {
@@ -86,6 +92,17 @@ impl Pins {
 
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.root.join("maps").join(name)
+    }
+
+    /// Every pinned map.
+    pub(super) fn maps(&self) -> Result<Vec<PathBuf>, HostError> {
+        let names = list(&self.root.join("maps"))?;
+        Ok(names.iter().map(|name| self.map(name)).collect())
+    }
+
+    /// When a link's name last came or went; none where there is no folder of them.
+    pub(super) fn links_changed(&self) -> Option<SystemTime> {
+        fs::metadata(self.root.join("links")).ok()?.modified().ok()
     }
 
     pub(super) fn link(&self, ifindex: u32, hook: Hook) -> PathBuf {

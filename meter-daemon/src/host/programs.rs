@@ -16,6 +16,7 @@ use super::{
     clsact,
     error::HostError,
     exempt, features,
+    held::Held,
     limits::Limits,
     load::{self, Loaded},
     maps::{self, Maps},
@@ -36,6 +37,7 @@ pub use super::{
 pub struct Programs {
     mode: Mode,
     pins: Pins,
+    held: Held,
     loaded: Loaded,
     maps: Maps,
     log: Option<tokio::task::JoinHandle<()>>,
@@ -64,8 +66,9 @@ impl Programs {
         let mut ebpf = load::object(&pins, options)?;
         let maps = Maps::adopt(&mut ebpf, options, id, &interfaces)?;
         let loaded = Loaded::new(&mut ebpf, mode)?;
-        let programs = Self {
+        let mut programs = Self {
             mode,
+            held: Held::of(&pins)?,
             pins,
             loaded,
             maps,
@@ -78,6 +81,7 @@ impl Programs {
             .any(Pins::were_on_clsact);
         programs.adopt(clsact)?;
         takeover::remove(&others)?;
+        programs.held.note(&programs.pins);
         Ok(programs)
     }
 
@@ -248,10 +252,44 @@ impl Programs {
     /// without any.
     pub fn attach(&mut self, requests: &[AttachRequest]) -> Vec<(u32, Result<Hooks, HostError>)> {
         let _expedited = rcu::Expedited::for_interfaces(requests.len());
-        requests
+        let outcomes = requests
             .iter()
             .map(|request| (request.ifindex, self.attach_one(request)))
-            .collect()
+            .collect();
+        self.held.note(&self.pins);
+        outcomes
+    }
+
+    /// Puts back what somebody took away: the names of maps, and programs whose links lived by
+    /// theirs. `None` where nobody did, else the interfaces on which nothing was counted.
+    ///
+    /// # Errors
+    /// Where the kernel refuses; calling it again does the rest.
+    pub fn mend(&mut self) -> Result<Option<Vec<u32>>, HostError> {
+        if self.held.is_whole(&self.pins) {
+            return Ok(None);
+        }
+        let maps = self.held.put_back(&self.pins)?;
+        let mut lost = Vec::new();
+        let all: Vec<_> = self.maps.table().collect();
+        let _expedited = rcu::Expedited::for_interfaces(all.len());
+        for (ifindex, slot) in all.into_iter().filter(|_| self.mode == Mode::Tcx) {
+            let stood = self.standing(ifindex)?;
+            let interface = self.maps.interface(slot)?;
+            match self.put_meters(ifindex) {
+                // It is on its way out.
+                Err(HostError::NoInterface { .. }) => continue,
+                outcome => outcome?,
+            };
+            if Shaper::of(interface).is_some_and(Shaper::redirects) {
+                self.put(ifindex, Hook::Shape)?;
+            }
+            if stood != [true, true] {
+                lost.push(ifindex);
+            }
+        }
+        self.held.note(&self.pins);
+        Ok((maps > 0 || !lost.is_empty()).then_some(lost))
     }
 
     fn attach_one(&mut self, request: &AttachRequest) -> Result<Hooks, HostError> {
@@ -303,6 +341,7 @@ impl Programs {
             return Ok(());
         }
         self.detach_one(ifindex)?;
+        self.held.note(&self.pins);
         let former = self.maps.interface(slot)?;
         let emptied = Interface {
             generation: former.generation,
@@ -490,6 +529,7 @@ impl Programs {
         if redirects {
             self.put(ifindex, Hook::Shape)?;
         }
+        self.held.note(&self.pins);
         Ok(())
     }
 
