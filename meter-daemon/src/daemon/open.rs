@@ -11,7 +11,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use meter_common::CountBytes;
 use rust_decimal::prelude::ToPrimitive as _;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     adopt::Generations,
@@ -372,23 +372,7 @@ impl Node {
 
     /// Without tcx, programs hang on a qdisc that others may remove: what is lost is put back.
     pub(super) fn check_hooks(&mut self) -> Result<(), HostError> {
-        if let Some(lost) = self.programs.mend()? {
-            warn!(
-                interfaces = lost.len(),
-                "somebody removed what was pinned under {}: it is back; what passed meanwhile \
-                 was not counted",
-                self.config.pin_directory.display()
-            );
-            let now = self.now();
-            for ifindex in lost {
-                self.tally.drift_repairs += 1;
-                if let Some(record) = self.slots.of_interface(self.interfaces.id(ifindex)) {
-                    const WHY: &str = "its programs had been removed from outside; they are back, \
-                                       and what passed meanwhile was not counted";
-                    self.pending.push(records::attach_failed(now, record, WHY));
-                }
-            }
-        }
+        self.mend_pins();
         if self.programs.mode() == Mode::Tcx {
             return Ok(());
         }
@@ -398,6 +382,39 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// What somebody removed from under our pins is put back. Where that cannot be (there is no
+    /// bpf file system any more), all else goes on.
+    fn mend_pins(&mut self) {
+        let lost = match self.programs.mend() {
+            Ok(lost) => lost,
+            Err(failure) => {
+                if self.tally.say_once("pins".to_owned()) {
+                    error!("what was pinned is gone and cannot be put back: {failure}");
+                }
+                return;
+            }
+        };
+        self.tally.say_again("pins");
+        let Some(lost) = lost else {
+            return;
+        };
+        warn!(
+            interfaces = lost.len(),
+            "somebody removed what was pinned under {}: it is back; what passed meanwhile was \
+             not counted",
+            self.config.pin_directory.display()
+        );
+        let now = self.now();
+        for ifindex in lost {
+            self.tally.drift_repairs += 1;
+            if let Some(record) = self.slots.of_interface(self.interfaces.id(ifindex)) {
+                const WHY: &str = "its programs had been removed from outside; they are back, \
+                                   and what passed meanwhile was not counted";
+                self.pending.push(records::attach_failed(now, record, WHY));
+            }
+        }
     }
 }
 
