@@ -12,7 +12,7 @@ use meter_tests::{
     traffic::ping,
     wait::{self, Seen},
 };
-use rustix::mount::mount_bind;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -147,6 +147,51 @@ fn a_new_map_set_counts_from_zero_and_what_the_old_one_had_stays() -> Result<()>
     })
 }
 
+/// The maps have their names, and the programs stand on both hooks.
+fn until_pinned(scene: &Scene<'_>) -> Result<()> {
+    let wait = Duration::from_millis(20);
+    wait::until("the pins", wait, Duration::from_secs(5), || {
+        let there = inspect::pins(&scene.meterd.pins()).is_ok_and(|pins| pins.len() >= 12);
+        Ok(match there && is_metered("tap101i0")? {
+            true => Seen::Yes(()),
+            false => Seen::NotYet("not yet".to_owned()),
+        })
+    })
+    .map(|_| ())
+}
+
+#[test]
+fn without_a_bpf_file_system_it_says_so_and_goes_on_and_pins_again_when_there_is_one() -> Result<()>
+{
+    Sandbox::run(|sandbox| {
+        let mut scene = Scene::prepare(sandbox, EVERY_TAP)?.started()?;
+        traffic(&scene, 9)?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(9));
+        let bpffs = sandbox.bpffs();
+        unmount(&bpffs, UnmountFlags::DETACH).could_not(|| "unmount the bpf file system")?;
+        let wait = Duration::from_millis(50);
+        wait::until("a word", wait, Duration::from_secs(5), || {
+            let log = scene.meterd.log();
+            Ok(match log.contains("is gone and cannot be put back") {
+                true => Seen::Yes(()),
+                false => Seen::NotYet(log),
+            })
+        })?;
+        // It answers, and keeps its books.
+        scene.meterd.text(&["suspend", MACHINE])?;
+        scene.meterd.text(&["lift", MACHINE])?;
+        let flags = MountFlags::empty();
+        mount("bpf", &bpffs, "bpf", flags, None).could_not(|| "mount another")?;
+        until_pinned(&scene)?;
+        traffic(&scene, 30)?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(39));
+        scene.meterd.stop(End::Asked)?;
+        scene.meterd.start()?;
+        assert_eq!(scene.meterd.counted(MACHINE)?, pings(39));
+        Ok(())
+    })
+}
+
 /// What is pinned holds the links, and with them the programs: nothing else tells of its end.
 #[test]
 fn pins_that_go_under_a_running_daemon_are_back_with_the_next_poll_and_no_counter_is_another()
@@ -155,15 +200,7 @@ fn pins_that_go_under_a_running_daemon_are_back_with_the_next_poll_and_no_counte
         let mut scene = Scene::prepare(sandbox, EVERY_TAP)?.started()?;
         traffic(&scene, 9)?;
         fs::remove_dir_all(scene.meterd.pins()).could_not(|| "remove the pins")?;
-        let wait = Duration::from_millis(20);
-        let seen = wait::until("the pins", wait, Duration::from_secs(5), || {
-            let there = inspect::pins(&scene.meterd.pins()).is_ok_and(|pins| pins.len() >= 14);
-            Ok(match there && is_metered("tap101i0")? {
-                true => Seen::Yes(()),
-                false => Seen::NotYet("not yet".to_owned()),
-            })
-        })?;
-        println!("back after {:?}", seen.1);
+        until_pinned(&scene)?;
         traffic(&scene, 30)?;
         assert_eq!(scene.meterd.counted(MACHINE)?, pings(39));
         traffic(&scene, 2)?;
