@@ -465,13 +465,16 @@ fn somebodys_ingress_filter_still_sees_every_packet_of_a_throttled_guest() -> Re
         let said = |event: &Value| {
             event["event"] == "enforcement-changed" && event.to_string().contains("policed")
         };
-        wait::until("it to be said", Duration::from_millis(50), SOON, || {
-            let events = scene.meterd.events("web1")?;
-            Ok(match events.iter().any(said) {
-                true => Seen::Yes(()),
-                false => Seen::NotYet(format!("{events:#?}")),
-            })
-        })?;
+        // By clsact ours is a filter like theirs, and stands behind it: nothing is led past it.
+        if inspect::has_tcx()? {
+            wait::until("it to be said", Duration::from_millis(50), SOON, || {
+                let events = scene.meterd.events("web1")?;
+                Ok(match events.iter().any(said) {
+                    true => Seen::Yes(()),
+                    false => Seen::NotYet(format!("{events:#?}")),
+                })
+            })?;
+        }
         let before = filter.seen()?.packets;
         ping(guest, world.v4, 5, Duration::ZERO)?;
         assert!(filter.seen()?.packets >= before + 5);
