@@ -238,24 +238,31 @@ fn proxmoxs_hookscript_meters_a_guests_interfaces_at_post_start() -> Result<()> 
     })
 }
 
+const PVE_BY_NAME: &str =
+    "poll-interval = '1s'\n[[discover]]\nhypervisor = 'proxmox'\nmachine = 'name'\n";
+
+/// Proxmox VE's folder of guests, as the test and the daemon see it.
+fn an_empty_pve() -> Result<()> {
+    mount("tmpfs", "/etc", "tmpfs", MountFlags::empty(), None)
+        .could_not(|| "mount a tmpfs at /etc")?;
+    fs::create_dir_all("/etc/pve/qemu-server").could_not(|| "make /etc/pve")
+}
+
+fn pve_file(vmid: &str) -> String {
+    format!("/etc/pve/qemu-server/{vmid}.conf")
+}
+
 #[test]
 fn a_proxmox_guest_is_known_by_its_file_on_this_node() -> Result<()> {
     Sandbox::run(|sandbox| {
-        mount("tmpfs", "/etc", "tmpfs", MountFlags::empty(), None)
-            .could_not(|| "mount a tmpfs at /etc")?;
-        fs::create_dir_all("/etc/pve/qemu-server").could_not(|| "make /etc/pve")?;
-        let write = |vmid: &str, text: &str| {
-            fs::write(format!("/etc/pve/qemu-server/{vmid}.conf"), text)
-                .could_not(|| "write a guest's file")
-        };
+        an_empty_pve()?;
+        let write =
+            |vmid, text| fs::write(pve_file(vmid), text).could_not(|| "write a guest's file");
         write(
             "101",
             "boot: order=scsi0\nname: web1\nnet0: virtio=52:54:00:00:00:65,bridge=vmbr0\n",
         )?;
-        let mut meterd = Meterd::new(
-            sandbox,
-            "poll-interval = '1s'\n[[discover]]\nhypervisor = 'proxmox'\nmachine = 'name'\n",
-        )?;
+        let mut meterd = Meterd::new(sandbox, PVE_BY_NAME)?;
         meterd.start()?;
         let mut known = tap("tap101i0", Port::of(101).mac())?;
         let _stranger = tap("tap102i0", Port::of(102).mac())?;
@@ -281,18 +288,12 @@ fn a_proxmox_guest_is_known_by_its_file_on_this_node() -> Result<()> {
 fn files_of_a_hypervisor_that_hang_hold_up_neither_polls_nor_limits_nor_a_start() -> Result<()> {
     const PROMPT: Duration = Duration::from_secs(2);
     Sandbox::run(|sandbox| {
-        mount("tmpfs", "/etc", "tmpfs", MountFlags::empty(), None)
-            .could_not(|| "mount a tmpfs at /etc")?;
-        fs::create_dir_all("/etc/pve/qemu-server").could_not(|| "make /etc/pve")?;
-        let file = |vmid: &str| format!("/etc/pve/qemu-server/{vmid}.conf");
-        fs::write(file("101"), "name: web1\n").could_not(|| "write a guest's file")?;
+        an_empty_pve()?;
+        fs::write(pve_file("101"), "name: web1\n").could_not(|| "write a guest's file")?;
         links::up("lo")?;
         // Whoever opens it waits until somebody writes.
-        mkfifoat(CWD, file("102"), Mode::RUSR).could_not(|| "make a pipe")?;
-        let mut meterd = Meterd::new(
-            sandbox,
-            "poll-interval = '1s'\n[[discover]]\nhypervisor = 'proxmox'\nmachine = 'name'\n",
-        )?;
+        mkfifoat(CWD, pve_file("102"), Mode::RUSR).could_not(|| "make a pipe")?;
+        let mut meterd = Meterd::new(sandbox, PVE_BY_NAME)?;
         meterd.start()?;
         let mut known = tap("tap101i0", Port::of(101).mac())?;
         until_metered("tap101i0")?;
@@ -334,9 +335,9 @@ fn files_of_a_hypervisor_that_hang_hold_up_neither_polls_nor_limits_nor_a_start(
         let said = meterd.log().matches("hangs for").count();
         assert_eq!(said, 2, "once in each run: {}", meterd.log());
         // The file can be read at last.
-        fs::write(file("102"), "name: web2\n").could_not(|| "write into the pipe")?;
-        fs::remove_file(file("102")).could_not(|| "take the pipe away")?;
-        fs::write(file("102"), "name: web2\n").could_not(|| "write a guest's file")?;
+        fs::write(pve_file("102"), "name: web2\n").could_not(|| "write into the pipe")?;
+        fs::remove_file(pve_file("102")).could_not(|| "take the pipe away")?;
+        fs::write(pve_file("102"), "name: web2\n").could_not(|| "write a guest's file")?;
         until_metered("tap102i0")?;
         Ok(())
     })

@@ -167,6 +167,18 @@ fn a_rate_limit_that_somebody_takes_away_does_not_come_back_with_a_lift_at_once(
     })
 }
 
+/// A guest's new interface as its hypervisor sets it up: the two take turns, and their time.
+fn plugged(round: u8, guests: &Namespace) -> Result<String> {
+    let device = format!("tap101i{}", round + 1);
+    let end = |name| links::End { name, mac: None };
+    links::veth(end(&device), end("eth0"), guests)?;
+    std::thread::sleep(Duration::from_millis(20 * u64::from(round % 5)));
+    links::up(&device)?;
+    let steps = [&PROXMOX, &LIBVIRT][usize::from(round % 2)];
+    set_up(steps, &device).map_err(|failure| Failure::new(format!("round {round}: {failure}")))?;
+    Ok(device)
+}
+
 /// A guest that is throttled already is started: its hypervisor sets its interface up while
 /// we throttle it.
 #[test]
@@ -178,16 +190,9 @@ fn a_throttled_machines_new_interface_is_set_up_by_its_hypervisor_undisturbed() 
     Sandbox::beside(|sandbox| {
         let scene = metered(sandbox)?;
         scene.throttle()?;
-        for round in 0..10_u8 {
-            let device = format!("tap101i{}", round + 1);
-            let end = |name| links::End { name, mac: None };
-            let guests = Namespace::new()?;
-            links::veth(end(&device), end("eth0"), &guests)?;
-            std::thread::sleep(Duration::from_millis(20 * u64::from(round % 5)));
-            links::up(&device)?;
-            let steps = [&PROXMOX, &LIBVIRT][usize::from(round % 2)];
-            set_up(steps, &device)
-                .map_err(|failure| Failure::new(format!("round {round}: {failure}")))?;
+        let guests = Namespace::new()?;
+        for round in 0..10 {
+            let device = plugged(round, &guests)?;
             if round % 2 == 0 {
                 until_shown(&device, "our shaper", |shown| shown.contains(OURS))?;
             }
@@ -239,15 +244,8 @@ fn by_clsact_a_guest_is_set_up_by_its_hypervisor_before_we_attach() -> Result<()
     Sandbox::beside(|sandbox| {
         let scene = by_clsact(sandbox)?.started()?;
         let guests = Namespace::new()?;
-        for round in 0..10_u8 {
-            let device = format!("tap101i{}", round + 1);
-            let end = |name| links::End { name, mac: None };
-            links::veth(end(&device), end("eth0"), &guests)?;
-            std::thread::sleep(Duration::from_millis(20 * u64::from(round % 5)));
-            links::up(&device)?;
-            let steps = [&PROXMOX, &LIBVIRT][usize::from(round % 2)];
-            set_up(steps, &device)
-                .map_err(|failure| Failure::new(format!("round {round}: {failure}")))?;
+        for round in 0..10 {
+            let device = plugged(round, &guests)?;
             let theirs = shown(&device)?;
             let tap = links::find(&device)?
                 .ok_or_else(|| Failure::new("no tap"))?

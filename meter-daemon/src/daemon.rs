@@ -61,6 +61,7 @@ use crate::{
     config::Config,
     engine::Enforcement,
     host::{
+        clock,
         links::{Link, LinkChange, Links},
         memory,
         netfilter::ChainChanges,
@@ -87,7 +88,7 @@ const CALLS: usize = 256;
 /// When it cannot start, or cannot go on: with the exit status that says which.
 pub fn run(config_path: &Path) -> Result<(), Failure> {
     memory::share_one_heap();
-    let began = crate::host::clock::now().monotonic;
+    let began = monotonic();
     let config = Config::load(config_path)?;
     runtime()?.block_on(serve(config_path, config, began))
 }
@@ -103,16 +104,23 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         })
 }
 
+fn monotonic() -> Duration {
+    clock::now().monotonic
+}
+
+fn micros(from: Duration, to: Duration) -> u128 {
+    to.saturating_sub(from).as_micros()
+}
+
 async fn serve(config_path: &Path, config: Config, began: Duration) -> Result<(), Failure> {
-    let clock = || crate::host::clock::now().monotonic;
-    let configured = clock();
+    let configured = monotonic();
     warn_of_gaps(&config);
     let mut signals = Signals::new()?;
     // Subscribed before the first dump: no change falls in between.
     let mut links = Links::open()?;
     let mut chains = chain_changes();
     let mut node = Node::open_when_free(Arc::new(config), &links).await?;
-    let opened = clock();
+    let opened = monotonic();
     let (calls, mut asked) = mpsc::channel(CALLS);
     let doors = Doors::open(&node.config, &calls).await?;
     drop(calls);
@@ -121,11 +129,10 @@ async fn serve(config_path: &Path, config: Config, began: Duration) -> Result<()
     // A log that is damaged costs at most what came since: the slots are in the ledger itself.
     node.checkpoint();
     memory::give_back();
-    let micros = |from: Duration, to: Duration| to.saturating_sub(from).as_micros();
     tracing::debug!(
         configuration = micros(began, configured),
         ledger = micros(configured, opened),
-        interfaces = micros(opened, clock()),
+        interfaces = micros(opened, monotonic()),
         "started"
     );
     notify(&[sd_notify::NotifyState::Ready]);
@@ -334,7 +341,7 @@ impl Doors {
 impl Node {
     /// Takes in one change of the world; [`Node::act_on_links`] follows.
     fn see(&mut self, change: LinkChange) {
-        let now = crate::host::clock::now().monotonic;
+        let now = monotonic();
         let config = Arc::clone(&self.config);
         match change {
             LinkChange::Present(link) => {
@@ -377,7 +384,7 @@ impl Node {
 
     /// Takes in all that there is.
     fn see_all(&mut self, dump: Vec<Link>) {
-        let now = crate::host::clock::now().monotonic;
+        let now = monotonic();
         let config = Arc::clone(&self.config);
         for ifindex in self.interfaces.replace(dump, &config, now) {
             // Its own news is on the way, and who made it at work.
@@ -439,7 +446,7 @@ impl Node {
                 }
             }
             Err(failure) => {
-                self.patience = Some(crate::host::clock::now().monotonic + RETRY);
+                self.patience = Some(monotonic() + RETRY);
                 self.failed(&failure);
             }
         }
@@ -449,12 +456,11 @@ impl Node {
     }
 
     async fn round(&mut self, links: &Links) -> Result<(), node::CycleError> {
-        let clock = || crate::host::clock::now().monotonic;
-        let began = clock();
+        let began = monotonic();
         let counters = links.counters().await?;
-        let dumped = clock();
+        let dumped = monotonic();
         let outcome = self.measure_against(&counters).await;
-        let measured = clock();
+        let measured = monotonic();
         let listed = !self.interfaces.counted(&counters, began);
         if listed {
             self.see_all(links.dump().await?);
@@ -462,18 +468,17 @@ impl Node {
         self.ask_hypervisors();
         self.check_hooks()?;
         self.discover(links).await?;
-        let discovered = clock();
+        let discovered = monotonic();
         // A ledger that cannot be written keeps nobody from being metered.
         outcome?;
         self.arm_and_apply(Which::All).await;
-        let applied = clock();
+        let applied = monotonic();
         self.checkpoint();
         if listed {
             self.pack();
         }
-        let ended = clock();
+        let ended = monotonic();
         self.tally.polls.observe(ended.saturating_sub(began));
-        let micros = |from: Duration, to: Duration| to.saturating_sub(from).as_micros();
         tracing::debug!(
             links = micros(began, dumped),
             bytes = micros(dumped, measured),
@@ -488,7 +493,7 @@ impl Node {
     /// After an answer that was large, once it has been read in all likelihood: what it took goes
     /// back to the system.
     fn until_tidy(&self) -> Option<Duration> {
-        let now = crate::host::clock::now().monotonic;
+        let now = monotonic();
         self.tidy.map(|at| at.saturating_sub(now))
     }
 
@@ -561,7 +566,7 @@ impl Node {
         warn_of_gaps(&new);
         self.engine.settings = open::engine_settings(&new);
         self.config = Arc::new(as_at_start(new, &self.config));
-        let clock = crate::host::clock::now().monotonic;
+        let clock = monotonic();
         let config = Arc::clone(&self.config);
         self.interfaces.claim_again(&config, clock);
         self.terms_changed = true;

@@ -123,13 +123,7 @@ fn segments(ctx: &TcContext, basis: u32, gso_size: u32, tag: u32) -> u64 {
         let bytes = if basis == FRAME { len } else { len + tag };
         return joined(u64::from(bytes), u64::from(gso_segs.max(1)));
     };
-    // A tap's virtio header says how long segments are but not how many (gso_segs is 0);
-    // for SCTP it is the other way round (gso_size is a mark).
-    let count = if gso_segs != 0 {
-        gso_segs
-    } else {
-        len.saturating_sub(headers).div_ceil(gso_size).max(1)
-    };
+    let count = number(len, headers, gso_size, gso_segs);
     let (packets, again) = (u64::from(count), u64::from(count - 1));
     let (len, link, tag) = (u64::from(len - jumbo), u64::from(link), u64::from(tag));
     let headers = u64::from(headers - jumbo);
@@ -139,6 +133,17 @@ fn segments(ctx: &TcContext, basis: u32, gso_size: u32, tag: u32) -> u64 {
         _ => len + again * headers + packets * tag,
     };
     joined(bytes, packets)
+}
+
+/// How many segments. A tap's virtio header says how long they are but not how many (`gso_segs` is
+/// 0); for SCTP it is the other way round (`gso_size` is a mark).
+#[inline(always)]
+fn number(len: u32, headers: u32, gso_size: u32, gso_segs: u32) -> u32 {
+    if gso_segs != 0 {
+        gso_segs
+    } else {
+        len.saturating_sub(headers).div_ceil(gso_size).max(1)
+    }
 }
 
 /// The weight on the wire of the frames that a GSO packet will become, of one that is TCP or UDP
@@ -153,12 +158,7 @@ pub fn plain_segments(ctx: &TcContext) -> Option<Weight> {
     if headers > len || gso_size == 0 {
         return None;
     }
-    // As in `segments`, whichever of the two is there.
-    let count = if gso_segs != 0 {
-        gso_segs
-    } else {
-        (len - headers).div_ceil(gso_size).max(1)
-    };
+    let count = number(len, headers, gso_size, gso_segs);
     let (packets, headers) = (u64::from(count), u64::from(headers));
     Some(Weight {
         bytes: u64::from(len) + (packets - 1) * headers + packets * u64::from(tag),

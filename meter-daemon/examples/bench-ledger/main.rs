@@ -169,12 +169,7 @@ fn slots() -> Vec<SlotRecord> {
         credit: None,
         credits: false,
     };
-    let slot = |slot: u32| SlotRecord {
-        owner: Arc::new(owner(slot)),
-        cursor: Reading::default(),
-        shaped: None,
-    };
-    (0..MACHINES * 2).map(slot).collect()
+    (0..MACHINES * 2).map(owner).map(SlotRecord::of).collect()
 }
 
 /// What every counter shows a minute later: 1 to 250 MB a machine.

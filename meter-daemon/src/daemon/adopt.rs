@@ -5,7 +5,7 @@
 //! of. Where the ledger knows the same, all that the counter moved since the backup is its
 //! owner's. Where the kernel's is newer, the slot has counted for somebody else since.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use tracing::{info, warn};
@@ -107,7 +107,7 @@ impl Node {
             return Ok(false);
         }
         let now = clock::now().monotonic;
-        let owner = SlotOwner {
+        let record = SlotRecord::of(SlotOwner {
             counter: CounterId {
                 generation: Generation(attached.generation),
                 ..self.slots.name(slot)
@@ -118,12 +118,7 @@ impl Node {
             base: Reading::default(),
             credit: None,
             credits: self.interfaces.is_newborn(attached.ifindex, now),
-        };
-        let record = SlotRecord {
-            owner: Arc::new(owner),
-            cursor: Reading::default(),
-            shaped: None,
-        };
+        });
         info!(
             interface = record.name,
             machine = %record.machine,

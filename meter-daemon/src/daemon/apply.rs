@@ -79,13 +79,11 @@ impl Node {
         self.police_the_rest(&throttled);
     }
 
-    fn looked_at(&self, which: &Which) -> Box<dyn Iterator<Item = &SlotRecord> + '_> {
+    fn looked_at<'a>(&'a self, which: &'a Which) -> Box<dyn Iterator<Item = &'a SlotRecord> + 'a> {
+        let of = |ifindex: &u32| self.slots.of_interface(self.interfaces.id(*ifindex));
         match which {
             Which::All | Which::Changed => Box::new(self.slots.iter()),
-            Which::These(these) => {
-                let of = |ifindex: &u32| self.slots.of_interface(self.interfaces.id(*ifindex));
-                Box::new(Vec::from_iter(these.iter().filter_map(of)).into_iter())
-            }
+            Which::These(these) => Box::new(these.iter().filter_map(of)),
         }
     }
 

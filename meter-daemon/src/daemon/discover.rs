@@ -105,14 +105,15 @@ impl Node {
 
     /// Whether each claimed interface is metered, nothing else is, and nothing is owed.
     fn is_settled(&self) -> bool {
-        let mut slots = 0;
         let owed = |record: &SlotRecord| record.credits && record.credit.is_none();
-        let none = !self.slots.iter().inspect(|_| slots += 1).any(owed);
-        none && !self.interfaces.has_changed()
+        let slots = self.slots.iter().count();
+        !self.interfaces.has_changed()
             && !self.terms_changed
             && self.closing.is_empty()
+            && self.attached.len() == slots
+            && self.interfaces.claimed() == slots
             && self.interfaces.guests.news().is_empty()
-            && [self.attached.len(), self.interfaces.claimed()] == [slots; 2]
+            && !self.slots.iter().any(owed)
     }
 
     /// A slot for each claimed interface that has none, and for one that has a new owner.
@@ -132,12 +133,11 @@ impl Node {
                 continue;
             };
             let reading = self.programs.reading(counter.slot.0)?;
-            let base = node::reading(&reading);
-            let owner = SlotOwner {
+            let record = SlotRecord::of(SlotOwner {
                 machine: claim.machine.clone(),
                 interface,
                 name: link.name.clone(),
-                base,
+                base: node::reading(&reading),
                 credit: None,
                 // With an earlier owner the interface was metered all along.
                 credits: owner.is_none()
@@ -145,12 +145,7 @@ impl Node {
                         .interfaces
                         .is_newborn(link.ifindex, clock::now().monotonic),
                 counter,
-            };
-            let record = SlotRecord {
-                owner: Arc::new(owner),
-                cursor: base,
-                shaped: None,
-            };
+            });
             self.drops.look(&record, (&reading).into());
             opened.push(record);
         }

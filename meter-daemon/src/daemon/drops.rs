@@ -125,8 +125,6 @@ impl Drops {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::{
         engine::units::MachineId,
@@ -138,7 +136,7 @@ mod tests {
             shaped: [Bytes(bytes), Bytes::ZERO],
             ..Reading::default()
         };
-        let owner = SlotOwner {
+        let mut record = SlotRecord::of(SlotOwner {
             counter: CounterId {
                 boot: BootId("b".into()),
                 map_set: MapSetId(7),
@@ -154,12 +152,9 @@ mod tests {
             base: shaped(through),
             credit: None,
             credits: false,
-        };
-        SlotRecord {
-            owner: Arc::new(owner),
-            cursor: shaped(handed),
-            shaped: None,
-        }
+        });
+        record.cursor = shaped(handed);
+        record
     }
 
     fn capped(bytes: u64) -> Apart {

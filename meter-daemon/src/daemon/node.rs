@@ -20,7 +20,6 @@ use super::{
     drops::Drops,
     interfaces::Interfaces,
     known::Known,
-    limits::Spent,
     linkdown::HeldLinks,
     quiet::Quiet,
     records,
@@ -215,9 +214,7 @@ impl Node {
 
     /// Observe, step, record: everything up to now is in the ledger, or nothing changed.
     pub(super) async fn measure(&mut self) -> Result<(), CycleError> {
-        let spent = self.spent();
-        let readings = self.programs.readings()?;
-        self.take_in(&spent, &readings, &BTreeSet::new()).await
+        self.take_in(None, &BTreeSet::new()).await
     }
 
     /// The same, and our counts are compared with the kernel's own, which were read just before.
@@ -225,25 +222,24 @@ impl Node {
         &mut self,
         kernel: &BTreeMap<u32, KernelCounters>,
     ) -> Result<(), CycleError> {
-        let spent = self.spent();
-        let readings = self.programs.readings()?;
-        self.audit(kernel, &readings);
-        self.take_in(&spent, &readings, &BTreeSet::new()).await
+        self.take_in(Some(kernel), &BTreeSet::new()).await
     }
 
     /// The same, and slots that no program counts in any more are free from now on.
     pub(super) async fn measure_last(&mut self, left: &BTreeSet<Slot>) -> Result<(), CycleError> {
-        let spent = self.spent();
-        let readings = self.programs.readings()?;
-        self.take_in(&spent, &readings, left).await
+        self.take_in(None, left).await
     }
 
     async fn take_in(
         &mut self,
-        spent: &[(u32, Spent)],
-        readings: &[SlotReading],
+        kernel: Option<&BTreeMap<u32, KernelCounters>>,
         left: &BTreeSet<Slot>,
     ) -> Result<(), CycleError> {
+        let spent = self.spent();
+        let readings = self.programs.readings()?;
+        if let Some(kernel) = kernel {
+            self.audit(kernel, &readings);
+        }
         let now = self.now();
         let mut observed = Observed::default();
         for record in self.slots.iter() {
@@ -257,7 +253,7 @@ impl Node {
             self.observe(now, record, &reading, &mut observed).await;
         }
         self.record(now, observed, left)?;
-        self.compare_spent(spent);
+        self.compare_spent(&spent);
         self.measured_to = now;
         Ok(())
     }

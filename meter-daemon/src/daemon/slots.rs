@@ -140,8 +140,6 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::{
         engine::units::MachineId,
@@ -149,7 +147,7 @@ mod tests {
     };
 
     fn record(counter: CounterId, ifindex: u32) -> SlotRecord {
-        let owner = SlotOwner {
+        SlotRecord::of(SlotOwner {
             counter,
             machine: MachineId::from("web1"),
             interface: InterfaceId { netns: 1, ifindex },
@@ -157,12 +155,7 @@ mod tests {
             base: Reading::default(),
             credit: None,
             credits: true,
-        };
-        SlotRecord {
-            owner: Arc::new(owner),
-            cursor: Reading::default(),
-            shaped: None,
-        }
+        })
     }
 
     #[test]

@@ -271,9 +271,13 @@ impl Programs {
         }
         let maps = self.held.put_back(&self.pins)?;
         let mut lost = Vec::new();
-        let all: Vec<_> = self.maps.table().collect();
-        let _expedited = rcu::Expedited::for_interfaces(all.len());
-        for (ifindex, slot) in all.into_iter().filter(|_| self.mode == Mode::Tcx) {
+        // Filters on clsact hold their programs themselves.
+        let by_links: Vec<_> = match self.mode {
+            Mode::Tcx => self.maps.table().collect(),
+            Mode::Clsact => Vec::new(),
+        };
+        let _expedited = rcu::Expedited::for_interfaces(by_links.len());
+        for (ifindex, slot) in by_links {
             let stood = self.standing(ifindex)?;
             let interface = self.maps.interface(slot)?;
             match self.put_meters(ifindex) {

@@ -171,6 +171,18 @@ pub struct SlotRecord {
     pub shaped: Option<Shaped>,
 }
 
+impl SlotRecord {
+    /// As it is handed out: what its counters show then is its base, and nothing is past that.
+    #[must_use]
+    pub fn of(owner: SlotOwner) -> Self {
+        Self {
+            cursor: owner.base,
+            owner: Arc::new(owner),
+            shaped: None,
+        }
+    }
+}
+
 impl Deref for SlotRecord {
     type Target = SlotOwner;
 

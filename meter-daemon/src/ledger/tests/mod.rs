@@ -29,7 +29,7 @@ pub(crate) fn moved(received: u64, sent: u64, exempt: u64) -> Traffic {
 
 /// A slot of a machine, with nothing read yet.
 pub(crate) fn slot(machine: &str, slot: u32) -> SlotRecord {
-    let owner = SlotOwner {
+    SlotRecord::of(SlotOwner {
         counter: CounterId {
             boot: BootId("2b9d1f2e-6f0a-4a5c-9c39-boot".into()),
             map_set: MapSetId(u64::MAX - 3),
@@ -45,12 +45,7 @@ pub(crate) fn slot(machine: &str, slot: u32) -> SlotRecord {
         base: Reading::default(),
         credit: None,
         credits: true,
-    };
-    SlotRecord {
-        owner: Arc::new(owner),
-        cursor: Reading::default(),
-        shaped: None,
-    }
+    })
 }
 
 pub(crate) fn batch(at: Timestamp) -> Batch {
