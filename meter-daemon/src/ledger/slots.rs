@@ -22,6 +22,17 @@ pub(super) struct SlotKey {
     generation: Generation,
 }
 
+impl SlotKey {
+    fn of(counter: &CounterId, boot: i64) -> Self {
+        Self {
+            boot,
+            map_set: counter.map_set,
+            slot: counter.slot,
+            generation: counter.generation,
+        }
+    }
+}
+
 const COLUMNS: &str = "slot.id, slot.boot, slot.map_set, slot.slot, slot.generation, \
      machine.name, slot.netns, slot.ifindex, slot.name, \
      base_received, base_sent, base_exempt, base_packets_received, base_packets_sent, \
@@ -190,12 +201,8 @@ pub(super) fn record(
 
 /// Writes whose it is where that changed; the slot's row id.
 fn fix(connection: &Connection, memory: &mut Memory, slot: &SlotRecord) -> rusqlite::Result<i64> {
-    let key = SlotKey {
-        boot: boot(connection, memory, &slot.counter.boot)?,
-        map_set: slot.counter.map_set,
-        slot: slot.counter.slot,
-        generation: slot.counter.generation,
-    };
+    let boot = boot(connection, memory, &slot.counter.boot)?;
+    let key = SlotKey::of(&slot.counter, boot);
     let id = match memory.slots.get(&key) {
         Some((id, known)) if Arc::ptr_eq(known, &slot.owner) || **known == **slot => {
             return Ok(*id);
@@ -269,12 +276,7 @@ pub(super) fn row(memory: &Memory, counter: &CounterId) -> Option<i64> {
         .boots
         .iter()
         .find(|(boot, _)| *boot == counter.boot)?;
-    let (id, _) = memory.slots.get(&SlotKey {
-        boot: *boot,
-        map_set: counter.map_set,
-        slot: counter.slot,
-        generation: counter.generation,
-    })?;
+    let (id, _) = memory.slots.get(&SlotKey::of(counter, *boot))?;
     Some(*id)
 }
 
@@ -319,12 +321,8 @@ pub(super) fn free(
 ) -> rusqlite::Result<()> {
     settled::settle(connection, memory, freed, settled::Of::Freed)?;
     for counter in freed {
-        let key = SlotKey {
-            boot: boot(connection, memory, &counter.boot)?,
-            map_set: counter.map_set,
-            slot: counter.slot,
-            generation: counter.generation,
-        };
+        let boot = boot(connection, memory, &counter.boot)?;
+        let key = SlotKey::of(counter, boot);
         if let Some((id, _)) = memory.slots.remove(&key) {
             for sql in [
                 "DELETE FROM cursor WHERE slot = ?1",
